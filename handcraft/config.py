@@ -1,0 +1,177 @@
+"""Every choice of the pipeline as frozen dataclasses: plain values, no runtime objects, so that each can be saved
+as JSON beside the weights, given as YAML in a recipe, and overridden field by field from the shell.
+
+The models' own configs live here too, since a checkpoint rebuilds its model from one of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """From detector output to centred landmarks (steps 1 to 4 of preprocessing)."""
+
+    fill: int = 5
+    """Longest interior gap, in frames, that is filled linearly within a part."""
+    smooth_window: int = 7
+    """Savitzky-Golay window in frames; 0 turns smoothing off."""
+    smooth_order: int = 2
+    """Savitzky-Golay polynomial order."""
+    centre: Literal["shoulder", "paper"] = "shoulder"
+    """shoulder: subtract the shoulder midpoint and divide by the shoulder width (medians over the clip);
+    paper: subtract the first frame's nose, no scale, z of the hands := 0."""
+    layout: str = "pose_hands48"
+    """Landmark layout that the models see."""
+    coordinates: Literal["xyz", "xy"] = "xyz"
+    """Coordinates kept per landmark."""
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """From a clip of any length to the W frames a model sees (step 5)."""
+
+    frames: int = 32
+    mode: Literal["resample", "wrap", "zero"] = "resample"
+    """resample: linear in time over the true length, for shorter and longer clips alike; wrap: repeat a shorter
+    clip; zero: pad a shorter clip. wrap and zero crop a longer clip (random in training, centred otherwise)."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Batched augmentation of training windows; all zero: off."""
+
+    rotation: float = 0.0
+    """In-plane rotation, uniform in +- this many degrees."""
+    scale: float = 0.0
+    """Uniform scaling by a factor in 1 +- this."""
+    subwindow: float = 1.0
+    """Smallest fraction of the clip that a random sub-window covers (resample mode); 1 keeps the whole clip."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run of the loop. Exactly one of `steps` and `epochs` is positive."""
+
+    steps: int = 0
+    epochs: float = 0.0
+    epoch: Literal["balanced", "oversampled"] = "balanced"
+    """balanced: an epoch is N_train balanced samples; oversampled: classes x largest class (the paper's)."""
+    batch: int = 64
+    optimizer: Literal["adam", "radam"] = "radam"
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    warmup: float = 0.3
+    """Fraction of the steps in which the one-cycle rate rises (`pct_start`)."""
+    weight_decay: float = 1e-4
+    lookahead: bool = True
+    """Lookahead around the optimizer, k = 5, alpha = 0.5."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    label_smoothing: float = 0.0
+    validate_every: int = 50
+    """Steps between validations; the last step always validates."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; the last step always writes one."""
+
+
+@dataclass(frozen=True)
+class CMLPeConfig:
+    """The generator, DESIGN 4.1. `classes` and `dim` of 0 are filled from the data when the model is built."""
+
+    classes: int = 0
+    dim: int = 0
+    """D = landmarks x coordinates."""
+    context: int = 16
+    """M, context frames in and frames out."""
+    blocks: int = 6
+    embedding: int = 32
+    noise: float = 0.1
+    """Standard deviation of the noise on the class embedding, in training and generation."""
+    adaln_zero: bool = False
+    """Start with gate, shift and scale at zero instead of tiny F_k."""
+
+
+@dataclass(frozen=True)
+class TransformerSLConfig:
+    """Transformer-SL, DESIGN 4.3."""
+
+    classes: int = 0
+    dim: int = 0
+    frames: int = 32
+    tokens: Literal["dct", "frames"] = "dct"
+    width: int = 80
+    layers: int = 2
+    heads: int = 4
+    mlp: int = 128
+    dropout: float = 0.2
+    head: int = 1024
+    """Width of the hidden layer of the classification head."""
+
+
+@dataclass(frozen=True)
+class MambaSLConfig:
+    """Mamba-SL, DESIGN 4.3."""
+
+    classes: int = 0
+    dim: int = 0
+    frames: int = 32
+    tokens: Literal["dct", "frames"] = "dct"
+    width: int = 64
+    layers: int = 1
+    state: int = 16
+    expand: int = 2
+    conv: int = 4
+    head: int = 1024
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """How the twin generators are trained."""
+
+    model: CMLPeConfig = field(default_factory=CMLPeConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    statistics: Literal["train", "authors"] = "train"
+
+
+@dataclass(frozen=True)
+class TransformerRecipe:
+    """How Transformer-SL is trained. `augment` is what the arms "with augmentation" use; the others use none."""
+
+    model: TransformerSLConfig = field(default_factory=TransformerSLConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    statistics: Literal["train", "authors"] = "train"
+
+
+@dataclass(frozen=True)
+class MambaRecipe:
+    """How Mamba-SL is trained."""
+
+    model: MambaSLConfig = field(default_factory=MambaSLConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    statistics: Literal["train", "authors"] = "train"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything `handcraft run` needs besides the data."""
+
+    name: str = "custom"
+    description: str = ""
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
+    transformer: TransformerRecipe = field(default_factory=TransformerRecipe)
+    mamba: MambaRecipe = field(default_factory=MambaRecipe)
+    synthetic_per_class: int = 100
+    """Synthetic clips generated per class for pretraining."""
+    pretrain: float = 0.1
+    """Share of a classifier's steps spent on synthetic clips first; optimiser and schedule are reset after them."""
+    test_share: float = 0.3
+    """Share of the clips wanted in the test split, where the data brings no split of its own."""

@@ -1,0 +1,1 @@
+"""Stores, importers, preprocessing and batches."""

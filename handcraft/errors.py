@@ -1,0 +1,24 @@
+"""The package's own errors: each names what was read, what was found, what was expected and what to do.
+
+The command line prints them as one line and exits with 2; a Python caller catches `HandcraftError`.
+"""
+
+
+class HandcraftError(Exception):
+    """Base of every error that handcraft raises on purpose."""
+
+
+class DataError(HandcraftError):
+    """A store, an array file or a split that cannot be used as it is."""
+
+
+class CheckpointError(HandcraftError):
+    """A checkpoint that is damaged, or that does not belong to the data it is used with."""
+
+
+class ConfigError(HandcraftError):
+    """A recipe or a command-line choice that makes no sense."""
+
+
+class TrainingError(HandcraftError):
+    """Training stopped: the loss is no longer finite, or the output folder cannot be used."""

@@ -1,0 +1,1 @@
+"""Recognition and motion metrics, each with its signature."""

@@ -1,0 +1,1 @@
+"""The recipes that ship with handcraft, one YAML file each."""
