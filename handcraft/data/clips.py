@@ -1,0 +1,166 @@
+"""Clips in memory: one tensor of frames for all of them, and where each clip lies in it.
+
+Training reads windows straight out of that tensor (`handcraft.data.window`), a batch at a time and without touching a
+file. `load_clips` is the one door from a store to here, and the only place that decides whether to preprocess.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handcraft.config import PreprocessConfig
+from handcraft.data.preprocess import preprocess as preprocess_clip
+from handcraft.data.preprocess import signature
+from handcraft.data.store import Store
+from handcraft.errors import DataError
+from handcraft.layouts import layout as find_layout
+
+_NAMED = 5  # unusable clips that an error lists by name
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """N clips after preprocessing steps 1 to 4. Subsets share `frames`."""
+
+    frames: Tensor
+    """(rows,J,C) float32; NaN = missing, then in all coordinates of the landmark."""
+    start: Tensor
+    """(N,) int64, first row of each clip."""
+    length: Tensor
+    """(N,) int64, frames of each clip, at least 1."""
+    label: Tensor
+    """(N,) int64, index into `classes`."""
+    ids: np.ndarray
+    group: np.ndarray
+    """Signer or recording session; "" where unknown."""
+    split: np.ndarray
+    digest: np.ndarray
+    """(N,) uint64, hash of the clip's content."""
+    classes: tuple[str, ...]
+    layout: str
+    preprocess: PreprocessConfig | None = None
+    present: Tensor = None  # type: ignore[assignment]
+    """(rows,J) bool, what is not missing in `frames`; worked out here unless a subset hands it on."""
+
+    def __post_init__(self) -> None:
+        if self.present is None:
+            object.__setattr__(self, "present", ~self.frames[..., 0].isnan())
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def subset(self, index: np.ndarray | Tensor | list[int]) -> "Clips":
+        """The clips at `index` (positions, or a mask of N booleans), in that order; shares the frames."""
+        index = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise DataError(f"the mask has shape {index.shape}; expected one value for each of {len(self)} clips")
+            index = np.flatnonzero(index)
+        index = index.astype(np.int64)  # an empty list comes as float
+        where = torch.from_numpy(index).to(self.start.device)
+        tensors = {name: getattr(self, name)[where] for name in ("start", "length", "label")}
+        arrays = {name: getattr(self, name)[index] for name in ("ids", "group", "split", "digest")}
+        return replace(self, **tensors, **arrays)
+
+    def train(self) -> "Clips":
+        """The clips of the split "train"; `DataError` if there are none."""
+        return self._of_split("train")
+
+    def test(self) -> "Clips":
+        """The clips of the split "test"; `DataError` if there are none."""
+        return self._of_split("test")
+
+    def _of_split(self, name: str) -> "Clips":
+        chosen = self.split == name
+        if not chosen.any():
+            found = ", ".join(repr(str(value)) for value in np.unique(self.split)) or "no clips"
+            raise DataError(f"no clip is marked {name!r} (found: {found}); split the data first")
+        return self.subset(chosen)
+
+    def clip(self, i: int) -> Tensor:
+        """Frames of clip `i`, (T,J,C), a view."""
+        start = int(self.start[i])
+        return self.frames[start : start + int(self.length[i])]
+
+    def rows(self) -> Tensor:
+        """Rows of `frames` that belong to these clips, clip after clip, (sum of lengths,) int64."""
+        first = self.length.cumsum(0) - self.length
+        within = torch.arange(int(self.length.sum()), device=first.device) - first.repeat_interleave(self.length)
+        return self.start.repeat_interleave(self.length) + within
+
+    def to(self, device: torch.device | str) -> "Clips":
+        """The same clips with their tensors on `device`."""
+        names = ("frames", "start", "length", "label", "present")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    @cached_property
+    def by_class(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`order (N,)`, clip indices sorted by class; `first (classes,)` and `count (classes,)` into it."""
+        order = self.label.argsort(stable=True)
+        count = self.label.bincount(minlength=len(self.classes))
+        return order, count.cumsum(0) - count, count
+
+
+def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips:
+    """Read a whole store into memory, preprocessed with `preprocess`.
+
+    Clips of a `raw` store pass steps 1 to 4 here. Those of a `centred` store have passed them once and are taken as
+    they are: `DataError` if that was with other parameters. Clips that cannot be used (nothing detected, nothing to
+    centre on) raise one `DataError` that names them.
+    """
+    if isinstance(store, str | Path):
+        store = Store(store)
+    manifest = store.manifest
+    raw = manifest.stage == "raw"
+    if not raw and manifest.preprocessing != signature(preprocess):
+        raise DataError(
+            f"store {store.path} was preprocessed with another signature: {manifest.preprocessing!r}; expected "
+            f"{signature(preprocess)!r}. Use the recipe it was made with, or make it again from the raw clips"
+        )
+    if not len(store):
+        raise DataError(f"store {store.path} holds no clips")
+    raw_layout = find_layout(manifest.layout)
+    target = find_layout(preprocess.layout)
+    length = torch.as_tensor(np.asarray(store.frames, dtype=np.int64))
+    start = length.cumsum(0) - length
+    frames = torch.empty(int(length.sum()), target.landmarks, len(preprocess.coordinates))
+    into = frames.numpy()
+    unusable: list[str] = []
+    row = 0
+    for i in range(len(store)):
+        landmarks = store.landmarks(i)
+        rows = slice(row, row + len(landmarks))
+        row = rows.stop
+        try:
+            if raw:
+                landmarks = preprocess_clip(landmarks, raw_layout, preprocess, manifest.aspect)
+            elif landmarks.shape[1:] != into.shape[1:] or not len(landmarks):
+                raise DataError(f"shape {landmarks.shape}; expected (frames, {into.shape[1]}, {into.shape[2]})")
+            into[rows] = landmarks
+        except DataError as error:
+            unusable.append(f"{store.ids[i]}: {error}")
+    if unusable:
+        more = f"; and {len(unusable) - _NAMED} more" if len(unusable) > _NAMED else ""
+        raise DataError(
+            f"store {store.path}: {len(unusable)} of {len(store)} clips cannot be used: "
+            + "; ".join(unusable[:_NAMED])
+            + more
+        )
+    frames[frames.isnan().any(2)] = torch.nan
+    return Clips(
+        frames=frames,
+        start=start,
+        length=length,
+        label=torch.as_tensor(np.asarray(store.labels, dtype=np.int64)),
+        ids=np.asarray(store.ids),
+        group=np.asarray(store.groups),
+        split=np.asarray(store.splits),
+        digest=np.asarray(store.digests, dtype=np.uint64),
+        classes=tuple(manifest.classes),
+        layout=preprocess.layout,
+        preprocess=preprocess,
+    )

@@ -1,0 +1,66 @@
+"""Step 5: the W frames that a model sees of clips of any length, for a whole batch at once."""
+
+import torch
+from torch import Tensor
+
+from handcraft.config import WindowConfig
+from handcraft.data.clips import Clips
+from handcraft.errors import ConfigError
+
+
+def windows(
+    clips: Clips, index: Tensor, config: WindowConfig, begin: Tensor | None = None, span: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Windows of the clips `index` (B,) int64 -> x (B,W,J,C) float32, NaN = missing or padding, and valid (B,W) bool.
+
+    A window reads `span` (B,) frames of its clip, the first being frame `begin` (B,); both in frames, floating or
+    integer, and held inside the clip.
+
+    resample: frame t lies at time begin + t (span-1) / (W-1), linear between the clip's frames; where one neighbour is
+    missing the other is taken, where both are the result is missing. Default: the whole clip. All valid.
+    wrap, zero: the frames as they are. Default: the whole clip, or the middle W frames of a longer one. A span shorter
+    than W is repeated from its start (wrap, all valid) or followed by NaN that is not valid (zero).
+    """
+    width = config.frames
+    if width < 1:
+        raise ConfigError(f"window.frames is {width}; expected at least 1")
+    start, length = clips.start[index], clips.length[index]
+    t = torch.arange(width, device=start.device)
+    if config.mode == "resample":
+        begin = torch.zeros_like(length) if begin is None else begin
+        span = length if span is None else span
+        # Multiplied before divided: at W = T every time is then a whole number, and the window is the clip itself.
+        step = t * (span.double()[:, None] - 1) / (width - 1) if width > 1 else (span.double()[:, None] - 1) / 2
+        time = (begin.double()[:, None] + step).clamp(min=0).minimum(length[:, None] - 1)
+        x = _between(clips, start, time)
+        return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    if config.mode not in ("wrap", "zero"):
+        raise ConfigError(f"window.mode is {config.mode!r}; expected 'resample', 'wrap' or 'zero'")
+    span = (length.clamp(max=width) if span is None else span.long()).clamp(min=1)[:, None]
+    begin = ((length - width).clamp(min=0) // 2 if begin is None else begin.long())[:, None]
+    frame = (begin + t % span).clamp(min=0).minimum(length[:, None] - 1)
+    x = clips.frames.index_select(0, (start[:, None] + frame).flatten()).view(*frame.shape, *clips.frames.shape[1:])
+    if config.mode == "wrap":
+        return x, torch.ones(frame.shape, dtype=torch.bool, device=x.device)
+    valid = t < span
+    return x.masked_fill_(~valid[:, :, None, None], torch.nan), valid
+
+
+def _between(clips: Clips, start: Tensor, time: Tensor) -> Tensor:
+    """Clips at fractional times (B,W), linear between the two frames around each -> (B,W,J,C)."""
+    earlier = time.floor()
+    weight = (time - earlier).float().flatten()
+    first = (start[:, None] + earlier.long()).flatten()  # (B*W,) rows
+    # At a whole time both neighbours are the same frame: a missing landmark there is missing, whatever comes next.
+    second = (start[:, None] + time.ceil().long()).flatten()
+    flat = clips.frames.flatten(1)
+    x = torch.nn.functional.embedding_bag(
+        torch.stack((first, second), 1), flat, per_sample_weights=torch.stack((1 - weight, weight), 1), mode="sum"
+    )
+    # One missing neighbour made the sum NaN. That happens only where a part appears or vanishes, so those few frames
+    # are mended by themselves; fmin gives the one that is not NaN.
+    present = clips.present
+    torn = (present[first] != present[second]).any(1).nonzero().squeeze(1)
+    one = torch.fmin(flat[first[torn]], flat[second[torn]])
+    x[torn] = torch.where(x[torn].isnan(), one, x[torn])
+    return x.view(*time.shape, *clips.frames.shape[1:])
