@@ -1,0 +1,246 @@
+"""The store: one format for recorded and generated clips, written in parts, read through memory maps.
+
+    STORE/manifest.json                what the store is (see manifest.py), written last
+    STORE/part-00000/clips.parquet     a row a clip: id, label, group, first, frames, split, digest, provenance
+    STORE/part-00000/landmarks.npy     (rows, J, C) frames, NaN = missing; clip i is rows first[i] : first[i] + frames[i]
+
+Clips lie one after another in the order of the table. numpy and pandas alone read it:
+`pandas.read_parquet(part / "clips.parquet")`, `numpy.load(part / "landmarks.npy", mmap_mode="r")`.
+
+Opening a store checks its structure (names, counts against file sizes, the hash of each table) before it believes
+anything, and runs nothing: no pickle is ever read. The frames themselves are hashed by `Store.verify`.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from handcraft.data.manifest import (
+    CLIPS,
+    LANDMARKS,
+    MAX_TEXT,
+    Manifest,
+    PartEntry,
+    clip_digest,
+    clip_digests,
+    hex_digests,
+    require_disjoint,
+    split_hash,
+)
+from handcraft.data.writer import SCHEMA, StoreWriter
+from handcraft.errors import DataError
+from handcraft.files import sha256_file
+
+__all__ = [
+    "Manifest",
+    "Store",
+    "StoreWriter",
+    "clip_digest",
+    "clip_digests",
+    "hex_digests",
+    "require_disjoint",
+    "split_hash",
+]
+
+OPEN_PARTS = 64  # each mapped part holds a file descriptor, and a process may have only a few hundred
+REMEDY = "restore the store from a copy, or make it again"
+
+
+class Store:
+    """A store on disk, opened for reading. Columns are numpy arrays over its N clips, in order:
+
+    ids, groups, splits: text; labels: int64 index into `classes`; frames: int64 length; first: int64 row of the clip's
+    first frame in `rows()`; digests: uint64. `DataError` names the damaged file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.load(self.path)
+        self.classes = self.manifest.classes
+        dtypes, tables = [], []
+        for part in self.manifest.parts:
+            tables.append(self._table(part, [name for name in SCHEMA.names if name != "provenance"]))
+            dtypes.append(self._open(part).dtype)
+        if len(set(dtypes)) > 1:
+            raise DataError(f"{self.path}: its parts differ in dtype ({dtypes[0]}, {dtypes[-1]}); {REMEDY}")
+        self.dtype = dtypes[0]
+        table = pa.concat_tables(tables)
+        self.ids, self.groups, self.splits = (_text(table[name]) for name in ("id", "group", "split"))
+        self.labels = _class_indices(table["label"], self.classes, self.path)
+        self.frames, self.digests = (table[name].to_numpy() for name in ("frames", "digest"))
+        self.first = np.cumsum(self.frames) - self.frames
+        self._bounds = np.cumsum([0] + [part.clips for part in self.manifest.parts])
+        self._row_bounds = np.cumsum([0] + [part.rows for part in self.manifest.parts])
+        self._map = functools.lru_cache(maxsize=OPEN_PARTS)(self._open_number)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.landmarks(clip) for clip in range(len(self)))
+
+    def landmarks(self, clip: int) -> np.ndarray:
+        """(T,J,C) of one clip, a read-only view of the mapped file in its stored dtype."""
+        if not 0 <= clip < len(self):
+            raise IndexError(f"clip {clip} of a store of {len(self)}")
+        part = int(np.searchsorted(self._bounds, clip, side="right")) - 1
+        start = int(self.first[clip] - self._row_bounds[part])
+        return self._map(part)[start : start + int(self.frames[clip])]
+
+    def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """For each part: the slice of clips it holds, and its frames (rows,J,C), mapped."""
+        for part in range(len(self.manifest.parts)):
+            yield slice(int(self._bounds[part]), int(self._bounds[part + 1])), self._map(part)
+
+    def rows(self, dtype: Any = np.float32) -> np.ndarray:
+        """All frames (rows,J,C) in memory, copied part by part: clip i is rows first[i] to first[i] + frames[i]."""
+        frames = np.empty((int(self._row_bounds[-1]), *self.manifest.points), dtype=dtype)
+        for part, start in enumerate(self._row_bounds[:-1]):
+            frames[start : self._row_bounds[part + 1]] = self._map(part)
+        return frames
+
+    @functools.cached_property
+    def provenance(self) -> list[str]:
+        """What each clip was made from: JSON text, "" where nothing is known. Read from disk when first asked for."""
+        found = [self._table(part, ["provenance"])["provenance"].to_pylist() for part in self.manifest.parts]
+        return [text for part in found for text in part]
+
+    def provenance_of(self, clip: int) -> dict[str, Any]:
+        """The provenance of one clip as a dict, empty where nothing is known."""
+        text = self.provenance[clip]
+        try:
+            value = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise DataError(f"{self.path}: the provenance of clip {self.ids[clip]} is not a JSON object; {REMEDY}")
+        return value
+
+    def find(self, ids: Iterable[str]) -> np.ndarray:
+        """Places (int64) of the clips with these ids; `DataError` names one that is not there."""
+        wanted = list(ids)
+        known = {id: place for place, id in enumerate(self.ids.tolist())}
+        absent = [id for id in wanted if id not in known]
+        if absent:
+            raise DataError(f"{self.path}: has no clip {absent[0]!r} ({len(absent)} of {len(wanted)} ids are unknown)")
+        return np.array([known[id] for id in wanted], dtype=np.int64)
+
+    def split_hashes(self) -> dict[str, str]:
+        """`split_hash` of each named split, computed from the table."""
+        return {str(name): split_hash(self.digests[self.splits == name]) for name in np.unique(self.splits) if name}
+
+    def damage(self) -> list[str]:
+        """Read every byte and compare it with the manifest's hashes: a line for each file that differs."""
+        found = []
+        for part in self.manifest.parts:
+            for name, expected in part.sha256.items():
+                path = self.path / part.name / name
+                if sha256_file(path) != expected:
+                    found.append(f"{path}: its SHA-256 is not the manifest's: the file has changed or is damaged")
+        if dict(self.manifest.split_hashes) != self.split_hashes():
+            found.append(f"{self.path}: the manifest's split hashes are not those of its clips")
+        return found
+
+    def verify(self) -> None:
+        """`DataError` that names each damaged file, if there is one."""
+        found = self.damage()
+        if found:
+            raise DataError("; ".join(found) + f"; {REMEDY}")
+
+    def _open_number(self, part: int) -> np.ndarray:
+        return self._open(self.manifest.parts[part])
+
+    def _open(self, part: PartEntry) -> np.ndarray:
+        """Map one part's frames, after comparing header, declared rows and file size."""
+        path = self._file(part, LANDMARKS)
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, TypeError, OSError, EOFError, OverflowError, SyntaxError, MemoryError) as error:
+            raise DataError(f"{path}: not a readable array file ({error}); {REMEDY}") from None
+        allowed = ("<f4",) if self.manifest.stage == "raw" else ("<f4", "<f2")
+        shape = (part.rows, *self.manifest.points)
+        if frames.dtype.str not in allowed or frames.shape != shape or not frames.flags.c_contiguous:
+            raise DataError(
+                f"{path}: holds {frames.dtype.str} of shape {frames.shape}, expected {' or '.join(allowed)} of shape "
+                f"{shape}, row by row (C order); {REMEDY}"
+            )
+        size = path.stat().st_size
+        if size != frames.offset + frames.nbytes:
+            raise DataError(f"{path}: has {size} bytes, its header says {frames.offset + frames.nbytes}; {REMEDY}")
+        return frames
+
+    def _table(self, part: PartEntry, columns: list[str]) -> pa.Table:
+        """Some columns of one part's table, after the file's hash; consistent with the manifest's counts."""
+        path = self._file(part, CLIPS)
+        if sha256_file(path) != part.sha256[CLIPS]:
+            raise DataError(f"{path}: its SHA-256 is not the manifest's: the file has changed or is damaged; {REMEDY}")
+        if part.clips > part.rows or part.rows * 2 > (self.path / part.name / LANDMARKS).stat().st_size:
+            raise DataError(
+                f"{path}: {part.clips} clips in {part.rows} frames cannot be, {LANDMARKS} is smaller; {REMEDY}"
+            )
+        try:
+            with pq.ParquetFile(path) as file:
+                found = file.schema_arrow
+                if file.metadata.num_rows != part.clips:
+                    raise DataError(
+                        f"{path}: holds {file.metadata.num_rows} clips, the manifest says {part.clips}; {REMEDY}"
+                    )
+                wrong = [
+                    name
+                    for name in columns
+                    if name not in found.names or found.field(name).type != SCHEMA.field(name).type
+                ]
+                if wrong:
+                    raise DataError(f"{path}: has no column {wrong[0]} of type {SCHEMA.field(wrong[0]).type}; {REMEDY}")
+                table = file.read(columns=columns).select(columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable Parquet file ({error}); {REMEDY}") from None
+        _check_table(table, part, path)
+        return table
+
+    def _file(self, part: PartEntry, name: str) -> Path:
+        """Path of one file of a part; a link could lead anywhere, so none is followed."""
+        folder = self.path / part.name
+        path = folder / name
+        if folder.is_symlink() or path.is_symlink():
+            raise DataError(f"{path}: is a symbolic link, and a store holds none; copy the store with its files")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file, though the manifest lists it; {REMEDY}")
+        return path
+
+
+def _check_table(table: pa.Table, part: PartEntry, path: Path) -> None:
+    """No empty cell, no text of unbounded length, and clips that tile the part's frames exactly."""
+    for name in table.column_names:
+        column = table[name]
+        if column.null_count:
+            raise DataError(f"{path}: column {name} has empty cells; {REMEDY}")
+        if name in ("id", "label", "group", "split") and (pc.max(pc.utf8_length(column)).as_py() or 0) > MAX_TEXT:
+            raise DataError(f"{path}: column {name} has a text of more than {MAX_TEXT} characters; {REMEDY}")
+    if "frames" in table.column_names:
+        first, frames = table["first"].to_numpy(), table["frames"].to_numpy()
+        good = (frames >= 1).all() and (frames <= part.rows).all() and int(frames.sum()) == part.rows
+        if not good or not np.array_equal(first, np.cumsum(frames) - frames):
+            raise DataError(
+                f"{path}: columns first and frames do not tile the {part.rows} frames of the part; {REMEDY}"
+            )
+
+
+def _text(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array(column.to_pylist(), dtype=str)
+
+
+def _class_indices(column: pa.ChunkedArray, classes: tuple[str, ...], path: Path) -> np.ndarray:
+    """Class names -> int64 index into `classes`; `DataError` names a label that is none of them."""
+    found = pc.index_in(column, value_set=pa.array(list(classes), pa.string()))
+    if found.null_count:
+        unknown = column.filter(pc.is_null(found))[0].as_py()
+        raise DataError(f"{path}: a clip has label {unknown!r}, which is not in the manifest's classes; {REMEDY}")
+    return found.to_numpy().astype(np.int64)

@@ -1,0 +1,393 @@
+"""Writing a store: clips stream to disk part by part, and the manifest, written last, makes the parts a store.
+
+Whatever interrupts a write leaves a whole store or none. The format is described in store.py.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from handcraft.data.manifest import (
+    CLIPS,
+    LANDMARKS,
+    MANIFEST,
+    MAX_TEXT,
+    Manifest,
+    PartEntry,
+    clip_digests,
+    is_text,
+    split_hash,
+)
+from handcraft.errors import DataError
+from handcraft.files import TEMPORARY, atomic_path, sha256_file, write_json
+
+try:
+    import fcntl
+except ImportError:  # no advisory locks on this platform: two writers of one store are then the user's own care
+    fcntl = None
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("first", pa.int64()),
+        ("frames", pa.int64()),
+        ("split", pa.string()),
+        ("digest", pa.uint64()),
+        ("provenance", pa.string()),
+    ]
+)
+PART_CLIPS = 4096  # 47 MB of 32 x 60 x 3 float16 frames: large enough to stream, small enough to hold or copy
+_LEFTOVER = re.compile(r"part-\d+|" + re.escape(TEMPORARY) + ".*")
+
+
+class StoreWriter:
+    """Context manager that writes a store; the store exists once the block has ended without an error.
+
+    classes: names, in any order (stored sorted). dtype: float32, or float16 for a centred store. The other keywords
+    are fields of `Manifest`. Memory is bounded by the table of one part: frames go to disk as they come.
+    A folder that holds a store already is refused (`DataError`); what an interrupted write left behind is cleared.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        layout: str,
+        stage: str,
+        classes: Iterable[str],
+        coordinates: str = "xyz",
+        fps: float | None = None,
+        licence: str | None = None,
+        aspect: float | None = None,
+        preprocessing: str | None = None,
+        statistics: Mapping[str, Any] | None = None,
+        seen_clips: Iterable[str] = (),
+        source: Mapping[str, Any] | None = None,
+        part_clips: int = PART_CLIPS,
+        dtype: Any = np.float32,
+    ) -> None:
+        self.path = Path(path)
+        names = list(classes)
+        if len(set(names)) != len(names):
+            raise DataError(f"{path}: the list of classes names {_first_twice(names)!r} twice; give each class once")
+        try:
+            self._manifest = Manifest(
+                stage=stage,
+                layout=layout,
+                classes=tuple(sorted(names)),
+                coordinates=coordinates,
+                fps=fps,
+                licence=licence,
+                aspect=aspect,
+                preprocessing=preprocessing,
+                statistics=statistics,
+                seen_clips=tuple(sorted(seen_clips)),
+                source=dict(source or {}),
+            )
+        except DataError as error:
+            raise DataError(f"{path}: cannot write a store: {error}") from None
+        try:
+            json.dumps(self._manifest.to_dict(), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: statistics or source cannot be written as JSON: {error}") from None
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        allowed = {"raw": (np.float32,), "centred": (np.float32, np.float16)}[stage]
+        if self._dtype not in allowed:
+            names = " or ".join(np.dtype(kind).name for kind in allowed)
+            raise DataError(f"{path}: dtype {self._dtype.name} in a {stage} store, expected {names}")
+        if part_clips < 1:
+            raise DataError(f"{path}: part_clips is {part_clips}, expected at least 1")
+        self._part_clips = part_clips
+        self._class_index = {name: index for index, name in enumerate(self._manifest.classes)}
+        self._parts: list[PartEntry] = []
+        self._digests: dict[str, list[np.ndarray]] = {}  # by split, for the split hashes
+        self._id_hashes: list[np.ndarray] = []
+        self._part: _PartFiles | None = None
+
+    def __enter__(self) -> "StoreWriter":
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path}: is a file, expected a new folder for the store")
+        self._created = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _clear_leftovers(self.path)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise DataError(
+                f"{self.path}: another process is writing this store; wait for it or choose a path"
+            ) from None
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        finished = False
+        try:
+            if kind is None:
+                self._finish()
+                finished = True
+        finally:
+            if not finished:
+                self._discard()
+            os.close(self._lock)
+
+    def add(
+        self,
+        landmarks: np.ndarray,
+        *,
+        id: str,
+        label: str | int,
+        group: str = "",
+        split: str = "",
+        provenance: Mapping[str, Any] | str | None = None,
+        digest: int | None = None,
+    ) -> None:
+        """Append one clip: landmarks (T,J,C) floating point, NaN = missing, T >= 1. See `add_batch`."""
+        self.add_batch(
+            np.asarray(landmarks)[None],
+            ids=[id],
+            labels=[label],
+            groups=[group],
+            splits=[split],
+            provenance=[provenance],
+            digests=None if digest is None else np.array([digest], dtype=np.uint64),
+        )
+
+    def add_batch(
+        self,
+        landmarks: np.ndarray,
+        *,
+        ids: Sequence[str],
+        labels: Sequence[str] | Sequence[int] | np.ndarray,
+        groups: Sequence[str] | None = None,
+        splits: Sequence[str] | None = None,
+        provenance: Sequence[Mapping[str, Any] | str | None] | None = None,
+        digests: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        """Append B clips of one array.
+
+        landmarks (B,T,J,C) floating point, NaN = missing; labels: class names or class indices (B,); groups (signer or
+        session) and splits (train, test): "" where there is none; provenance: anything JSON can say, or its text;
+        digests (B,) uint64: content hashes that copies of a clip carry along, default `clip_digests` of what is
+        stored; lengths (B,): frames of each clip that are stored, default all T. `DataError` names the first clip that
+        does not fit; the store under construction is then abandoned by leaving the block.
+        """
+        if not hasattr(self, "_lock"):
+            raise DataError(f"{self.path}: clips can be added only inside `with StoreWriter(...)`")
+        frames = np.asarray(landmarks)
+        points = self._manifest.points
+        if frames.ndim != 4 or frames.shape[2:] != points or frames.shape[1] < 1 or frames.dtype.kind != "f":
+            raise DataError(
+                f"{self.path}: landmarks of {_first(ids)} are {frames.dtype} of shape {frames.shape[1:]}, expected "
+                f"floating point (T, {points[0]}, {points[1]}) with T >= 1 for layout {self._manifest.layout}"
+            )
+        count, steps = frames.shape[:2]
+        with np.errstate(over="ignore"):  # an overflow shows as infinity just below
+            frames = np.ascontiguousarray(frames, dtype=self._dtype)
+        columns = {
+            "id": list(ids),
+            "label": self._indices(labels, ids),
+            "group": [""] * count if groups is None else list(groups),
+            "split": [""] * count if splits is None else list(splits),
+            "provenance": [""] * count if provenance is None else [_provenance_text(entry) for entry in provenance],
+            "frames": np.full(count, steps) if lengths is None else np.asarray(lengths),
+        }
+        if digests is not None:
+            columns["digest"] = np.asarray(digests)
+        for name, column in columns.items():
+            if len(column) != count:
+                raise DataError(f"{self.path}: {len(column)} values of {name} for {count} clips ({_first(ids)} ...)")
+        self._check(frames, columns)
+        if digests is None:
+            columns["digest"] = clip_digests(frames, columns["frames"])
+        done = 0
+        while done < count:
+            if self._part is None:
+                self._part = _PartFiles(self.path, len(self._parts), self._dtype, points)
+            take = min(count - done, self._part_clips - self._part.clips)
+            self._part.write(frames[done : done + take], {k: v[done : done + take] for k, v in columns.items()})
+            done += take
+            if self._part.clips == self._part_clips:
+                self._close_part()
+
+    def _indices(self, labels: Sequence[str] | Sequence[int] | np.ndarray, ids: Sequence[str]) -> np.ndarray:
+        """Class names or indices -> class indices (B,) int64."""
+        known, found = self._class_index, np.asarray(labels)
+        if found.dtype.kind in "iu":
+            wrong = np.flatnonzero((found < 0) | (found >= len(known)))
+            if wrong.size:
+                at = int(wrong[0])
+                raise DataError(f"{self.path}: clip {ids[at]!r} has class {found[at]}, expected 0 to {len(known) - 1}")
+            return found.astype(np.int64)
+        for at, label in enumerate(labels):
+            if label not in known:
+                raise DataError(f"{self.path}: clip {ids[at]!r} has label {str(label)!r}, which is not in the classes")
+        return np.array([known[label] for label in labels], dtype=np.int64)
+
+    def _check(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
+        """Refuse what a reader would refuse, naming the clip."""
+        ids = columns["id"]
+        for name in ("id", "group", "split"):
+            for at, text in enumerate(columns[name]):
+                if not is_text(text) or (name == "id" and not text):
+                    raise DataError(
+                        f"{self.path}: clip {ids[at]!r} has {name} {str(text)[:80]!r}, expected text of at most "
+                        f"{MAX_TEXT} printable characters"
+                    )
+        lengths = columns["frames"]
+        wrong = np.flatnonzero((lengths < 1) | (lengths > frames.shape[1]))
+        if lengths.dtype.kind not in "iu" or wrong.size:
+            at = int(wrong[0]) if wrong.size else 0
+            raise DataError(f"{self.path}: clip {ids[at]!r} has length {lengths[at]}, expected 1 to {frames.shape[1]}")
+        infinite = np.flatnonzero(_is_infinite(frames).any(axis=(1, 2, 3)))
+        if infinite.size:
+            raise DataError(
+                f"{self.path}: clip {ids[int(infinite[0])]!r} holds infinite coordinates (as {self._dtype.name}); a "
+                "missing landmark is NaN, and every other value must fit"
+            )
+
+    def _close_part(self) -> None:
+        part, self._part = self._part, None
+        table, entry = part.close(self._manifest.classes)
+        self._parts.append(entry)
+        ids, splits, digests = table
+        self._id_hashes.append(np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids)))
+        splits = np.asarray(splits, dtype=str)
+        for split in np.unique(splits[splits != ""]):
+            self._digests.setdefault(str(split), []).append(digests[splits == split])
+
+    def _finish(self) -> None:
+        if self._part is not None:
+            self._close_part()
+        if not self._parts:
+            raise DataError(f"{self.path}: no clip was added, so there is no store to write")
+        hashes = np.concatenate(self._id_hashes)
+        if len(np.unique(hashes)) != len(hashes):  # 64-bit hashes stand for the ids, which need not all be in memory
+            raise DataError(f"{self.path}: at least two clips have the same id; ids must differ within a store")
+        hashes = {split: split_hash(np.concatenate(found)) for split, found in sorted(self._digests.items())}
+        manifest = dataclasses.replace(self._manifest, parts=tuple(self._parts), split_hashes=hashes)
+        write_json(self.path / MANIFEST, manifest.to_dict())
+
+    def _discard(self) -> None:
+        """Leave nothing that looks like a store, or like half of one."""
+        if self._part is not None:
+            self._part.discard()
+        _clear_leftovers(self.path)
+        if self._created:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+
+class _PartFiles:
+    """One part under construction, in a temporary folder beside its final place."""
+
+    def __init__(self, store: Path, number: int, dtype: np.dtype, points: tuple[int, int]) -> None:
+        self.name = f"part-{number:05d}"
+        self.clips = self.rows = 0
+        self._dtype, self._points = dtype, points
+        self._columns: list[Mapping[str, Any]] = []
+        self._stack = contextlib.ExitStack()
+        self._folder = self._stack.enter_context(atomic_path(store / self.name))
+        self._folder.mkdir()
+        self._file = self._stack.enter_context((self._folder / LANDMARKS).open("wb"))
+        self._header = self._write_header()
+
+    def _write_header(self) -> int:
+        """numpy pads its header so that the first axis may grow: written first, rewritten in place at the end."""
+        shape = (self.rows, *self._points)
+        entry = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, entry)
+        return self._file.tell()
+
+    def write(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
+        lengths = columns["frames"]
+        if (lengths == frames.shape[1]).all():
+            self._file.write(memoryview(frames).cast("B"))
+        else:
+            for clip, length in zip(frames, lengths, strict=True):
+                self._file.write(memoryview(clip[:length]).cast("B"))
+        self._columns.append(columns)
+        self.clips += len(frames)
+        self.rows += int(lengths.sum())
+
+    def close(self, classes: Sequence[str]) -> tuple[tuple[list[str], list[str], np.ndarray], PartEntry]:
+        """Write the table, rename the part into place; its ids, splits and digests, and its line of the manifest."""
+        with self._stack:
+            if self._write_header() != self._header:
+                raise DataError(f"{self._folder}: the header of {LANDMARKS} outgrew its place; use smaller parts")
+            self._file.close()
+            text = {
+                name: [value for batch in self._columns for value in batch[name]]
+                for name in ("id", "group", "split", "provenance")
+            }
+            number = {
+                name: np.concatenate([batch[name] for batch in self._columns]) for name in ("label", "frames", "digest")
+            }
+            frames = number["frames"].astype(np.int64)
+            columns = text | {
+                "label": pa.array(list(classes), pa.string()).take(pa.array(number["label"])),
+                "first": np.cumsum(frames) - frames,
+                "frames": frames,
+                "digest": number["digest"].astype(np.uint64),
+            }
+            table = pa.table([pa.array(columns[entry.name], entry.type) for entry in SCHEMA], schema=SCHEMA)
+            pq.write_table(table, self._folder / CLIPS, compression="zstd")
+            hashes = {name: sha256_file(self._folder / name) for name in (CLIPS, LANDMARKS)}
+        return (text["id"], text["split"], columns["digest"]), PartEntry(self.name, self.clips, self.rows, hashes)
+
+    def discard(self) -> None:
+        """Close the file and remove the temporary folder: its context ends with an error, so nothing is renamed."""
+        with contextlib.suppress(DataError), self._stack:
+            raise DataError(f"{self._folder}: abandoned")
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Empty a folder that an interrupted write left; refuse one that holds a store or anything else."""
+    if (path / MANIFEST).exists():
+        raise DataError(f"{path}: already holds a store; choose another path, or delete it first")
+    entries = list(path.iterdir())
+    foreign = [entry.name for entry in entries if not _LEFTOVER.fullmatch(entry.name)]
+    if foreign:
+        raise DataError(f"{path}: the folder is not empty (it holds {foreign[0]}); choose a new path for the store")
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _provenance_text(entry: Mapping[str, Any] | str | None) -> str:
+    return entry if isinstance(entry, str) else json.dumps(entry, allow_nan=False) if entry else ""
+
+
+def _is_infinite(frames: np.ndarray) -> np.ndarray:
+    """Where float16 or float32 `frames` are infinite. float16 is compared bit by bit, as in `is_nan`."""
+    if frames.dtype == np.float16:
+        return (frames.view(np.uint16) & 0x7FFF) == 0x7C00
+    return np.isinf(frames)
+
+
+def _first(ids: Sequence[str]) -> str:
+    return f"clip {ids[0]!r}" if len(ids) else "no clip"
+
+
+def _first_twice(names: Sequence[str]) -> str:
+    return next(name for at, name in enumerate(names) if name in names[:at])
