@@ -2,7 +2,7 @@
 
     STORE/manifest.json                what the store is (see manifest.py), written last
     STORE/part-00000/clips.parquet     a row a clip: id, label, group, first, frames, split, digest, provenance
-    STORE/part-00000/landmarks.npy     (rows, J, C) frames, NaN = missing; clip i is rows first[i] : first[i] + frames[i]
+    STORE/part-00000/landmarks.npy     (rows, J, C), NaN = missing; clip i is rows first[i] to first[i] + frames[i]
 
 Clips lie one after another in the order of the table. numpy and pandas alone read it:
 `pandas.read_parquet(part / "clips.parquet")`, `numpy.load(part / "landmarks.npy", mmap_mode="r")`.
