@@ -1,0 +1,39 @@
+"""The generator's training loss (DESIGN 4.1) on windows that may have missing landmarks and padded frames."""
+
+import torch
+
+
+def _masked_norm(error: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Mean over frames of the Euclidean norm over D, over frames with at least one seen landmark.
+
+    error (B,T,J,C), seen (B,T,J) bool. `vector_norm` has gradient 0, not NaN, where its argument is 0, and an error
+    that is not counted is replaced (not multiplied) by 0, so that a NaN under the mask stays out of the gradient.
+    """
+    error = torch.where(seen[..., None], error, 0.0)  # (B,T,J,C)
+    frames = torch.linalg.vector_norm(error.flatten(-2), dim=-1)  # (B,T); 0 for a frame without a seen landmark
+    return frames.sum() / seen.any(-1).sum().clamp(min=1)
+
+
+def motion_loss(
+    prediction: torch.Tensor, target: torch.Tensor, present: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Mean over frames of ||y_hat - y||_2 over D, plus the same on frame-to-frame differences.
+
+    prediction, target (B,M,D) standardised, D = J*C; present (B,M,J) bool, False where the target's landmark is
+    missing; valid (B,M) bool, False on padding. Returns a scalar of the prediction's dtype.
+
+    Missing landmarks add nothing to a frame's norm, and frames that are padding or show no landmark at all are left
+    out of the mean. Differences are taken inside the predicted M frames, of which there are M-1 (the step from the
+    last context frame is left out, as the position loss of the first frame already measures it), and count where
+    both frames are valid and the landmark is seen in both. With nothing to compare the loss is 0 with zero gradients.
+    """
+    batch, frames, landmarks = present.shape
+    if prediction.shape != target.shape or prediction.shape[:2] != (batch, frames) or valid.shape != (batch, frames):
+        raise ValueError(
+            f"motion_loss: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, present "
+            f"{tuple(present.shape)}, valid {tuple(valid.shape)}; expected (B,M,D) twice, (B,M,J) and (B,M)"
+        )
+    seen = present & valid[..., None]  # (B,M,J)
+    error = torch.where(seen[..., None], (prediction - target).unflatten(-1, (landmarks, -1)), 0.0)  # (B,M,J,C)
+    # The difference of the errors is the error of the differences.
+    return _masked_norm(error, seen) + _masked_norm(error.diff(dim=1), seen[:, 1:] & seen[:, :-1])

@@ -1,0 +1,82 @@
+"""Optimisers and learning-rate schedules of the training loop: torch's own, and Lookahead around them."""
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
+
+from handcraft.config import TrainConfig
+from handcraft.errors import ConfigError
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+
+
+class Lookahead:
+    """Lookahead (Zhang et al. 2019, arXiv 1907.08610, algorithm 1) around any torch optimiser.
+
+    After every k-th step of the inner optimiser the slow weights move by `alpha` towards the fast ones, and the fast
+    ones restart from there. The model always holds the fast weights; they equal the slow ones after each k-th step.
+    The inner optimiser's moments are kept across that restart, as the authors do.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, k: int = 5, alpha: float = 0.5):
+        if k < 1 or not 0.0 < alpha <= 1.0:
+            raise ConfigError(f"Lookahead: k={k} and alpha={alpha}; expected k >= 1 and 0 < alpha <= 1")
+        self.optimizer, self.k, self.alpha = optimizer, k, alpha
+        self.count = 0
+        self.slow = [parameter.detach().clone() for parameter in self._fast()]
+
+    def _fast(self) -> list[torch.Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return self.optimizer.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.optimizer.zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of the inner optimiser, and the slow weights' step after every k-th."""
+        self.optimizer.step()
+        self.count += 1
+        if self.count % self.k == 0:
+            fast = self._fast()
+            torch._foreach_lerp_(self.slow, fast, self.alpha)
+            torch._foreach_copy_(fast, self.slow)
+
+    def state_dict(self) -> dict:
+        """Plain containers and tensors only: loads with `weights_only=True`. The tensors are not copied."""
+        return {"optimizer": self.optimizer.state_dict(), "slow": self.slow, "count": self.count}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore `state_dict()`'s value; `ValueError` if the slow weights do not fit the parameters."""
+        shapes = [tuple(tensor.shape) for tensor in state["slow"]]
+        if shapes != [tuple(tensor.shape) for tensor in self.slow]:
+            raise ValueError("the saved Lookahead state belongs to other parameters")
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch._foreach_copy_(self.slow, list(state["slow"]))
+        self.count = int(state["count"])
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Lookahead:
+    """The optimiser that `config` names, over all parameters; weight decay is L2 in the gradient, as torch has it.
+
+    `foreach` handles all parameters in a few calls: the models here are many small tensors, and the loop over them
+    in Python would take longer than the arithmetic.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {config.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    kind = OPTIMIZERS[config.optimizer]
+    optimizer = kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+    return Lookahead(optimizer) if config.lookahead else optimizer
+
+
+def build_schedule(optimizer: torch.optim.Optimizer | Lookahead, config: TrainConfig, steps: int) -> LRScheduler:
+    """The learning-rate schedule over `steps` steps; call its `step()` once after each optimiser step."""
+    inner = optimizer.optimizer if isinstance(optimizer, Lookahead) else optimizer
+    if config.schedule == "onecycle":
+        return OneCycleLR(inner, max_lr=config.lr, total_steps=steps, pct_start=config.warmup)
+    if config.schedule == "constant":
+        return ConstantLR(inner, factor=1.0, total_iters=0)
+    raise ConfigError(f"unknown schedule {config.schedule!r}; known: onecycle, constant")
