@@ -1,7 +1,7 @@
 """Plain arrays in: a `.npz` with one array a detector part, padded to a common length, becomes a raw store.
 
     pose (N,T,33,3)  left_hand, right_hand (N,T,21,3)  [face (N,T,12,3) with face_indices (12,)]   NaN = missing
-    lengths (N,)  y (N,) index into class_names (C,)   [clip_id (N,) text]  [session or another group (N,)]  [split (N,)]
+    lengths (N,)  y (N,) index into class_names (C,)  [clip_id (N,) text]  [session or another group (N,)]  [split (N,)]
 
 An npz is a zip of npy files, and both are read here without numpy's loader: no pickle, no link, and no array that is
 larger than the file's bytes can decompress to.
@@ -76,8 +76,8 @@ def import_arrays(
 
     group: name of the array (N,) that says which signer or session recorded a clip. A `split` array is kept, and clips
     that it marks neither train nor test are left out and counted, as is a class that loses all its clips so. Class
-    indices become those of the sorted class names. Clip ids come from `clip_id` if that is text, otherwise from the file's
-    name and the row. A file with 12 face points and no `face_indices` is taken to hold those of layout `holistic87`.
+    indices become those of the sorted class names. Clip ids come from `clip_id` if that is text, otherwise from the
+    file's name and the row. 12 face points without `face_indices` are taken to be those of layout `holistic87`.
 
     `DataError`, and no store, if: the file is damaged or holds pickles; an array is absent or has another shape; a
     length, a class or an id is out of range; coordinates are infinite; a class has no clip; a clip has no landmark at
