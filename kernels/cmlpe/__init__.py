@@ -1,0 +1,1 @@
+"""The CMLPe generator, differentiable (`op`) and for generation (`generate`)."""

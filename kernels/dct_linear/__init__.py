@@ -1,0 +1,1 @@
+"""DCT and linear embedding with an optional [CLS] row and positions."""

@@ -1,0 +1,134 @@
+"""The one place that picks a backend.
+
+`RULES` is read from the top: `auto` takes the first rule that fits the op, device, dtype and shape, whose backend runs
+here, and that has evidence: a JSON in `benchmarks/results/` showing that it is the faster choice on that device class.
+A rule without evidence says only that the backend implements the op: it runs when asked for by name. The reference
+closes the table, takes everything, and needs no evidence.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from handcraft.kernels import env
+from torch import Tensor
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda", "mamba_ssm")
+VARIABLE = "HANDCRAFT_BACKEND"
+
+logger = logging.getLogger("handcraft.kernels")
+
+Shape = Mapping[str, int]
+
+
+class BackendError(RuntimeError):
+    """A backend asked for by name cannot run; the message gives the reason and what to install."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table: where `backend` implements `op`, and why `auto` may take it."""
+
+    op: str
+    backend: str
+    devices: frozenset[str] | None = None
+    """Device types; None: all."""
+    dtypes: frozenset[torch.dtype] | None = None
+    """Dtypes of the first argument; None: fp32, bf16, fp16 and fp64."""
+    condition: Callable[[Shape], bool] | None = None
+    """On the shape; None: every shape."""
+    wanted: str = "any shape"
+    """The condition in words, for error messages."""
+    evidence: str | None = None
+    """JSON in benchmarks/results/ that shows the gain on this device class."""
+
+    def misfit(self, device: str, dtype: torch.dtype, shape: Shape) -> str | None:
+        """Why this rule does not serve a call, or None if it does."""
+        if self.devices is not None and device not in self.devices:
+            return f"it runs on {', '.join(sorted(self.devices))}, the tensors are on {device}"
+        if self.dtypes is not None and dtype not in self.dtypes:
+            return f"it takes {', '.join(sorted(map(str, self.dtypes)))}, the first argument is {dtype}"
+        if self.condition is not None and not self.condition(shape):
+            return f"it takes {self.wanted}, the shape is {dict(shape)}"
+        return None
+
+
+OPS = (
+    "dct_linear",
+    "adaln_mlp",
+    "adaln_mlp_stack",
+    "cmlpe",
+    "cmlpe_generate",
+    "selective_scan",
+    "mamba_block",
+)
+
+RULES: tuple[Rule, ...] = tuple(Rule(op, "reference") for op in OPS)
+
+
+def select(op: str, backend: str, first: Tensor, **shape: int) -> str:
+    """The backend that runs this call.
+
+    Args:
+        op: a name of `OPS`.
+        backend: what the caller asked for, a name of `BACKENDS`; HANDCRAFT_BACKEND in the environment overrides it.
+        first: the op's first argument (its device and dtype count).
+        shape: the op's sizes by the letters of the design.
+
+    Returns:
+        a backend name other than "auto".
+
+    Raises:
+        ValueError: a name that is no backend.
+        BackendError: a backend asked for by name that cannot run here or does not serve this call.
+    """
+    asked = os.environ.get(VARIABLE) or backend
+    if asked not in BACKENDS:
+        where = f"the environment variable {VARIABLE}" if asked != backend else "backend"
+        raise ValueError(f"{op}: {where} is {asked!r}, expected one of {', '.join(BACKENDS)}")
+    device, dtype = first.device.type, first.dtype
+    rules = tuple(rule for rule in RULES if rule.op == op)
+    if asked == "auto":
+        chosen = _automatic(rules, device, dtype, shape)
+        if not torch.compiler.is_compiling():
+            _announce(op, chosen, device, dtype)
+        return chosen
+    mine = tuple(rule for rule in rules if rule.backend == asked)
+    if not mine:
+        others = ", ".join(dict.fromkeys(rule.backend for rule in rules))
+        raise BackendError(f"{op}: no {asked!r} implementation in this version, only {others}{_availability(asked)}")
+    if not env.backend(asked).available:
+        raise BackendError(f"{op}: backend {asked!r} cannot run here{_availability(asked)}")
+    reasons = [rule.misfit(device, dtype, shape) for rule in mine]
+    if None not in reasons:
+        raise BackendError(f"{op}: backend {asked!r} does not serve this call: {'; '.join(reasons)}")
+    return asked
+
+
+def _automatic(rules: tuple[Rule, ...], device: str, dtype: torch.dtype, shape: Shape) -> str:
+    for rule in rules:
+        if rule.backend == "reference":
+            return rule.backend
+        if (
+            rule.evidence is not None
+            and rule.misfit(device, dtype, shape) is None
+            and env.backend(rule.backend).available
+        ):
+            return rule.backend
+    raise ValueError(f"no rule of any op serves {rules!r}; expected a closing reference rule")
+
+
+@functools.lru_cache(maxsize=256)
+def _announce(op: str, chosen: str, device: str, dtype: torch.dtype) -> None:
+    """Say once for each op, device, dtype and choice what `auto` picked."""
+    logger.info("%s: auto picked %s for %s on %s", op, chosen, dtype, device)
+
+
+def _availability(name: str) -> str:
+    probe = env.backend(name)
+    if probe.available:
+        return ""
+    return f": {probe.reason}" + (f"; install with: {probe.install}" if probe.install else "")

@@ -1,0 +1,1 @@
+"""One Mamba-1 block."""

@@ -1,0 +1,63 @@
+"""mamba_block: the public function; its docstring is the contract."""
+
+from handcraft.kernels import checks, dispatch
+from handcraft.kernels.mamba_block import reference
+from handcraft.kernels.params import MambaParams
+from handcraft.kernels.precision import autocast_first, outside_autocast
+from torch import Tensor
+
+OP = "mamba_block"
+IMPLEMENTATIONS = {"reference": reference.mamba_block}
+
+
+def mamba_block(x: Tensor, params: MambaParams, *, backend: str = "auto") -> Tensor:
+    """One Mamba-1 block (Gu and Dao, 2023), without norm and residual; parameters as in `mamba_ssm.Mamba`.
+
+        u, z  = split(x in_proj')                              (B,L,I) each
+        u     = SiLU(causal depthwise conv1d(u) + conv1d_bias)
+        s,B,C = split(u x_proj')                               rank R, state N, state N
+        y     = selective_scan(u, s dt_proj', -exp(A_log), B, C, D, z, dt_proj_bias, delta_softplus=True)
+        out   = y out_proj'
+
+    Args:
+        x: (B,L,H) fp32, bf16, fp16 or fp64.
+        params: MambaParams, fp32.
+        backend: "auto", or a name of `dispatch.BACKENDS`.
+
+    Returns:
+        (B,L,H) in the dtype of x. Everything between input and output is in fp32 (fp64 if x is fp64).
+
+    Differentiable in x and every parameter. Fused backends take L <= 129.
+
+    Raises:
+        TypeError, ValueError: an argument that is not as named here.
+        dispatch.BackendError: a backend asked for by name that cannot run.
+    """
+    checks.activation(OP, "x", x, x)
+    checks.dims(OP, "x", x, "(B,L,H)")
+    width = x.shape[2]
+    if not isinstance(params, MambaParams):
+        raise TypeError(f"{OP}: params is {type(params).__name__}, expected MambaParams")
+    for field, value in zip(MambaParams._fields, params, strict=True):
+        checks.parameter(OP, f"params.{field}", value, x)
+    checks.dims(OP, "params.A_log", params.A_log, "(I,N)")
+    checks.dims(OP, "params.dt_proj_weight", params.dt_proj_weight, "(I,R)")
+    checks.dims(OP, "params.conv1d_weight", params.conv1d_weight, "(I,1,conv)")
+    inner, state = params.A_log.shape
+    rank = params.dt_proj_weight.shape[1]
+    taps = params.conv1d_weight.shape[2]
+    for field, letters, expected in (
+        ("in_proj_weight", "(2I,H)", (2 * inner, width)),
+        ("conv1d_weight", "(I,1,conv)", (inner, 1, taps)),
+        ("conv1d_bias", "(I,)", (inner,)),
+        ("x_proj_weight", "(R+2N,I)", (rank + 2 * state, inner)),
+        ("dt_proj_weight", "(I,R)", (inner, rank)),
+        ("dt_proj_bias", "(I,)", (inner,)),
+        ("D", "(I,)", (inner,)),
+        ("out_proj_weight", "(H,I)", (width, inner)),
+    ):
+        checks.shape(OP, f"params.{field}", getattr(params, field), letters, expected)
+    x = autocast_first(x)
+    chosen = dispatch.select(OP, backend, x, L=x.shape[1], H=width, I=inner, N=state)
+    with outside_autocast(x.device.type):
+        return IMPLEMENTATIONS[chosen](x, params)
