@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from handcraft.data.store import Store
 from handcraft.layouts import layout
@@ -51,14 +52,22 @@ class Report:
         return not self.problems
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        low, middle, high = self.frames
-        yield f"{self.path}: {self.clips} clips, {len(self.classes)} classes, stage {self.stage}, layout {self.layout}"
-        yield f"frames a clip: {low} to {high}, median {middle}"
+        for line in self._head():
+            yield Text(line)  # as it is: a bracket in a name is no markup
         parts = Table("part", "landmarks", "missing in frames", "missing landmarks", title="Missing")
         for part in self.parts:
             parts.add_row(part.name, str(part.points), f"{part.frames:.1%}", f"{part.landmarks:.1%}")
         yield parts
         yield self._class_table()
+        for line in self._tail():
+            yield Text(line)
+
+    def _head(self) -> Iterator[str]:
+        low, middle, high = self.frames
+        yield f"{self.path}: {self.clips} clips, {len(self.classes)} classes, stage {self.stage}, layout {self.layout}"
+        yield f"frames a clip: {low} to {high}, median {middle}"
+
+    def _tail(self) -> Iterator[str]:
         for split, names in self.groups.items():
             yield f"{len(names)} groups in {split or 'no split'}: {', '.join(names)}"
         for note in self.notes:
@@ -77,9 +86,11 @@ class Report:
             half = SHOWN_CLASSES // 2
             ordered = ordered[:half] + ordered[-half:]
             title += f" (the {half} smallest and the {half} largest of {len(self.classes)})"
-        table = Table("class", *(split or "no split" for split in splits), title=title)
+        table = Table("class", title=title)
+        for split in splits:
+            table.add_column(Text(split or "no split"))
         for name, counts in ordered:
-            table.add_row(name, *(str(counts.get(split, 0)) for split in splits))
+            table.add_row(Text(name), *(str(counts.get(split, 0)) for split in splits))
         return table
 
 

@@ -31,6 +31,7 @@ MAX_TEXT = 256  # characters of an id, a label, a group or a split: bounds what 
 _PART = re.compile(r"part-\d{5,9}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
+_UNPRINTABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,7 @@ def _is_number(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Whether `value` can stand in the table: a string of at most `MAX_TEXT` printable characters, valid as UTF-8."""
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        return False
-    return not any(character < " " or "\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and len(value) <= MAX_TEXT and not _UNPRINTABLE.search(value)
 
 
 def is_nan(frames: np.ndarray) -> np.ndarray:

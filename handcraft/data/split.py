@@ -45,7 +45,8 @@ def group_split(
         only = str(group_names[int(counts[:, single[0]].argmax())])
         raise DataError(
             f"no split of whole groups exists: {_listed(names, single)} recorded in one group only "
-            f"({names[single[0]]} in {only!r}), so not both in train and in test; leave such classes out, or split without groups"
+            f"({names[single[0]]} in {only!r}), so not both in train and in test; leave such classes out, or split "
+            "without groups"
         )
     chosen = _search(counts, test_share, seed)
     test = counts[chosen].sum(axis=0)

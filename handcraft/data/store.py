@@ -34,7 +34,8 @@ from handcraft.data.manifest import (
     require_disjoint,
     split_hash,
 )
-from handcraft.data.writer import SCHEMA, StoreWriter
+from handcraft.data.part import SCHEMA
+from handcraft.data.writer import StoreWriter
 from handcraft.errors import DataError
 from handcraft.files import sha256_file
 
@@ -200,6 +201,7 @@ class Store:
                 if wrong:
                     raise DataError(f"{path}: has no column {wrong[0]} of type {SCHEMA.field(wrong[0]).type}; {REMEDY}")
                 table = file.read(columns=columns).select(columns)
+                table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable Parquet file ({error}); {REMEDY}") from None
         _check_table(table, part, path)
@@ -217,13 +219,15 @@ class Store:
 
 
 def _check_table(table: pa.Table, part: PartEntry, path: Path) -> None:
-    """No empty cell, no text of unbounded length, and clips that tile the part's frames exactly."""
+    """No empty cell, no text that is long or would steer a terminal, and clips that tile the part's frames exactly."""
     for name in table.column_names:
         column = table[name]
         if column.null_count:
             raise DataError(f"{path}: column {name} has empty cells; {REMEDY}")
-        if name in ("id", "label", "group", "split") and (pc.max(pc.utf8_length(column)).as_py() or 0) > MAX_TEXT:
-            raise DataError(f"{path}: column {name} has a text of more than {MAX_TEXT} characters; {REMEDY}")
+        if name in ("id", "label", "group", "split"):
+            strange = pc.match_substring_regex(column, r"[\x00-\x1f]")
+            if pc.max(pc.utf8_length(column)).as_py() > MAX_TEXT or pc.any(strange).as_py():
+                raise DataError(f"{path}: column {name} has a text of over {MAX_TEXT} printable characters; {REMEDY}")
     if "frames" in table.column_names:
         first, frames = table["first"].to_numpy(), table["frames"].to_numpy()
         good = (frames >= 1).all() and (frames <= part.rows).all() and int(frames.sum()) == part.rows

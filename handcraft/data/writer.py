@@ -9,17 +9,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from handcraft.data.manifest import (
-    CLIPS,
-    LANDMARKS,
     MANIFEST,
     MAX_TEXT,
     Manifest,
@@ -28,26 +24,15 @@ from handcraft.data.manifest import (
     is_text,
     split_hash,
 )
+from handcraft.data.part import PartFiles
 from handcraft.errors import DataError
-from handcraft.files import TEMPORARY, atomic_path, sha256_file, write_json
+from handcraft.files import TEMPORARY, write_json
 
 try:
     import fcntl
 except ImportError:  # no advisory locks on this platform: two writers of one store are then the user's own care
     fcntl = None
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("group", pa.string()),
-        ("first", pa.int64()),
-        ("frames", pa.int64()),
-        ("split", pa.string()),
-        ("digest", pa.uint64()),
-        ("provenance", pa.string()),
-    ]
-)
 PART_CLIPS = 4096  # 47 MB of 32 x 60 x 3 float16 frames: large enough to stream, small enough to hold or copy
 _LEFTOVER = re.compile(r"part-\d+|" + re.escape(TEMPORARY) + ".*")
 
@@ -114,38 +99,28 @@ class StoreWriter:
         self._parts: list[PartEntry] = []
         self._digests: dict[str, list[np.ndarray]] = {}  # by split, for the split hashes
         self._id_hashes: list[np.ndarray] = []
-        self._part: _PartFiles | None = None
+        self._part: PartFiles | None = None
+        self._lock: contextlib.ExitStack | None = None
 
     def __enter__(self) -> "StoreWriter":
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: is a file, expected a new folder for the store")
         self._created = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDONLY)
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(self.path))
             _clear_leftovers(self.path)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise DataError(
-                f"{self.path}: another process is writing this store; wait for it or choose a path"
-            ) from None
-        except BaseException:
-            os.close(self._lock)
-            raise
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        finished = False
-        try:
-            if kind is None:
-                self._finish()
-                finished = True
-        finally:
-            if not finished:
+        with self._lock:
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
                 self._discard()
-            os.close(self._lock)
+                self._lock = None
 
     def add(
         self,
@@ -187,9 +162,9 @@ class StoreWriter:
         session) and splits (train, test): "" where there is none; provenance: anything JSON can say, or its text;
         digests (B,) uint64: content hashes that copies of a clip carry along, default `clip_digests` of what is
         stored; lengths (B,): frames of each clip that are stored, default all T. `DataError` names the first clip that
-        does not fit; the store under construction is then abandoned by leaving the block.
+        does not fit; nothing of the batch is then written.
         """
-        if not hasattr(self, "_lock"):
+        if self._lock is None:
             raise DataError(f"{self.path}: clips can be added only inside `with StoreWriter(...)`")
         frames = np.asarray(landmarks)
         points = self._manifest.points
@@ -203,24 +178,25 @@ class StoreWriter:
             frames = np.ascontiguousarray(frames, dtype=self._dtype)
         columns = {
             "id": list(ids),
-            "label": self._indices(labels, ids),
+            "label": labels,
             "group": [""] * count if groups is None else list(groups),
             "split": [""] * count if splits is None else list(splits),
             "provenance": [""] * count if provenance is None else [_provenance_text(entry) for entry in provenance],
             "frames": np.full(count, steps) if lengths is None else np.asarray(lengths),
         }
         if digests is not None:
-            columns["digest"] = np.asarray(digests)
+            columns["digest"] = np.asarray(digests, dtype=np.uint64)
         for name, column in columns.items():
             if len(column) != count:
                 raise DataError(f"{self.path}: {len(column)} values of {name} for {count} clips ({_first(ids)} ...)")
+        columns["label"] = self._indices(labels, columns["id"])
         self._check(frames, columns)
         if digests is None:
             columns["digest"] = clip_digests(frames, columns["frames"])
         done = 0
         while done < count:
             if self._part is None:
-                self._part = _PartFiles(self.path, len(self._parts), self._dtype, points)
+                self._part = PartFiles(self.path, len(self._parts), self._dtype, points)
             take = min(count - done, self._part_clips - self._part.clips)
             self._part.write(frames[done : done + take], {k: v[done : done + take] for k, v in columns.items()})
             done += take
@@ -245,10 +221,11 @@ class StoreWriter:
         """Refuse what a reader would refuse, naming the clip."""
         ids = columns["id"]
         for name in ("id", "group", "split"):
-            for at, text in enumerate(columns[name]):
+            for text in set(columns[name]):
                 if not is_text(text) or (name == "id" and not text):
+                    clip = ids[columns[name].index(text)]
                     raise DataError(
-                        f"{self.path}: clip {ids[at]!r} has {name} {str(text)[:80]!r}, expected text of at most "
+                        f"{self.path}: clip {str(clip)[:80]!r} has {name} {str(text)[:80]!r}, expected text of at most "
                         f"{MAX_TEXT} printable characters"
                     )
         lengths = columns["frames"]
@@ -286,77 +263,34 @@ class StoreWriter:
         write_json(self.path / MANIFEST, manifest.to_dict())
 
     def _discard(self) -> None:
-        """Leave nothing that looks like a store, or like half of one."""
+        """Unless the store is whole, leave nothing that looks like one, or like half of one."""
         if self._part is not None:
             self._part.discard()
+        if (self.path / MANIFEST).exists():
+            return
         _clear_leftovers(self.path)
         if self._created:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
 
 
-class _PartFiles:
-    """One part under construction, in a temporary folder beside its final place."""
-
-    def __init__(self, store: Path, number: int, dtype: np.dtype, points: tuple[int, int]) -> None:
-        self.name = f"part-{number:05d}"
-        self.clips = self.rows = 0
-        self._dtype, self._points = dtype, points
-        self._columns: list[Mapping[str, Any]] = []
-        self._stack = contextlib.ExitStack()
-        self._folder = self._stack.enter_context(atomic_path(store / self.name))
-        self._folder.mkdir()
-        self._file = self._stack.enter_context((self._folder / LANDMARKS).open("wb"))
-        self._header = self._write_header()
-
-    def _write_header(self) -> int:
-        """numpy pads its header so that the first axis may grow: written first, rewritten in place at the end."""
-        shape = (self.rows, *self._points)
-        entry = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, entry)
-        return self._file.tell()
-
-    def write(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
-        lengths = columns["frames"]
-        if (lengths == frames.shape[1]).all():
-            self._file.write(memoryview(frames).cast("B"))
-        else:
-            for clip, length in zip(frames, lengths, strict=True):
-                self._file.write(memoryview(clip[:length]).cast("B"))
-        self._columns.append(columns)
-        self.clips += len(frames)
-        self.rows += int(lengths.sum())
-
-    def close(self, classes: Sequence[str]) -> tuple[tuple[list[str], list[str], np.ndarray], PartEntry]:
-        """Write the table, rename the part into place; its ids, splits and digests, and its line of the manifest."""
-        with self._stack:
-            if self._write_header() != self._header:
-                raise DataError(f"{self._folder}: the header of {LANDMARKS} outgrew its place; use smaller parts")
-            self._file.close()
-            text = {
-                name: [value for batch in self._columns for value in batch[name]]
-                for name in ("id", "group", "split", "provenance")
-            }
-            number = {
-                name: np.concatenate([batch[name] for batch in self._columns]) for name in ("label", "frames", "digest")
-            }
-            frames = number["frames"].astype(np.int64)
-            columns = text | {
-                "label": pa.array(list(classes), pa.string()).take(pa.array(number["label"])),
-                "first": np.cumsum(frames) - frames,
-                "frames": frames,
-                "digest": number["digest"].astype(np.uint64),
-            }
-            table = pa.table([pa.array(columns[entry.name], entry.type) for entry in SCHEMA], schema=SCHEMA)
-            pq.write_table(table, self._folder / CLIPS, compression="zstd")
-            hashes = {name: sha256_file(self._folder / name) for name in (CLIPS, LANDMARKS)}
-        return (text["id"], text["split"], columns["digest"]), PartEntry(self.name, self.clips, self.rows, hashes)
-
-    def discard(self) -> None:
-        """Close the file and remove the temporary folder: its context ends with an error, so nothing is renamed."""
-        with contextlib.suppress(DataError), self._stack:
-            raise DataError(f"{self._folder}: abandoned")
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder for this writer alone; `DataError` if another one has it. A killed process lets go of it."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{path}: another process is writing this store; wait for it, or choose a path") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def _clear_leftovers(path: Path) -> None:
