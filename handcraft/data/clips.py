@@ -121,26 +121,50 @@ def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips
             f"store {store.path} was preprocessed with another signature: {manifest.preprocessing!r}; expected "
             f"{signature(preprocess)!r}. Use the recipe it was made with, or make it again from the raw clips"
         )
+    if raw and len(manifest.coordinates) < len(preprocess.coordinates):
+        raise DataError(f"store {store.path} has x and y only; set preprocess.coordinates to 'xy'")
     if not len(store):
         raise DataError(f"store {store.path} holds no clips")
-    raw_layout = find_layout(manifest.layout)
-    target = find_layout(preprocess.layout)
-    length = torch.as_tensor(np.asarray(store.frames, dtype=np.int64))
-    start = length.cumsum(0) - length
-    frames = torch.empty(int(length.sum()), target.landmarks, len(preprocess.coordinates))
-    into = frames.numpy()
-    unusable: list[str] = []
-    row = 0
-    for i in range(len(store)):
-        landmarks = store.landmarks(i)
+    if raw:
+        frames = _preprocess_store(store, preprocess)
+    elif (manifest.layout, manifest.coordinates) == (preprocess.layout, preprocess.coordinates):
+        frames = torch.from_numpy(store.rows())
+    else:
+        raise DataError(
+            f"store {store.path} holds {manifest.layout} {manifest.coordinates}, but its signature says "
+            f"{preprocess.layout} {preprocess.coordinates}: its manifest is wrong; make the store again"
+        )
+    infinite = frames.isinf().flatten(1).any(1).numpy()
+    if infinite.any():
+        clip = int(np.searchsorted(store.first, infinite.argmax(), side="right")) - 1
+        raise DataError(f"store {store.path}: clip {store.ids[clip]} holds infinite coordinates; make the store again")
+    frames[frames.isnan().any(2)] = torch.nan
+    length = torch.from_numpy(store.frames.astype(np.int64))
+    return Clips(
+        frames=frames,
+        start=length.cumsum(0) - length,
+        length=length,
+        label=torch.from_numpy(store.labels.astype(np.int64)),
+        ids=store.ids,
+        group=store.groups,
+        split=store.splits,
+        digest=store.digests.astype(np.uint64),
+        classes=tuple(manifest.classes),
+        layout=preprocess.layout,
+        preprocess=preprocess,
+    )
+
+
+def _preprocess_store(store: Store, config: PreprocessConfig) -> Tensor:
+    """Frames of a raw store after steps 1 to 4, (rows,J,C), clip after clip; one `DataError` for all unusable clips."""
+    raw_layout = find_layout(store.manifest.layout)
+    frames = torch.empty(int(store.frames.sum()), find_layout(config.layout).landmarks, len(config.coordinates))
+    into, row, unusable = frames.numpy(), 0, []
+    for i, landmarks in enumerate(store):
         rows = slice(row, row + len(landmarks))
         row = rows.stop
         try:
-            if raw:
-                landmarks = preprocess_clip(landmarks, raw_layout, preprocess, manifest.aspect)
-            elif landmarks.shape[1:] != into.shape[1:] or not len(landmarks):
-                raise DataError(f"shape {landmarks.shape}; expected (frames, {into.shape[1]}, {into.shape[2]})")
-            into[rows] = landmarks
+            into[rows] = preprocess_clip(landmarks, raw_layout, config, store.manifest.aspect)
         except DataError as error:
             unusable.append(f"{store.ids[i]}: {error}")
     if unusable:
@@ -150,17 +174,4 @@ def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips
             + "; ".join(unusable[:_NAMED])
             + more
         )
-    frames[frames.isnan().any(2)] = torch.nan
-    return Clips(
-        frames=frames,
-        start=start,
-        length=length,
-        label=torch.as_tensor(np.asarray(store.labels, dtype=np.int64)),
-        ids=np.asarray(store.ids),
-        group=np.asarray(store.groups),
-        split=np.asarray(store.splits),
-        digest=np.asarray(store.digests, dtype=np.uint64),
-        classes=tuple(manifest.classes),
-        layout=preprocess.layout,
-        preprocess=preprocess,
-    )
+    return frames
