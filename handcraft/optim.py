@@ -62,13 +62,18 @@ class Lookahead:
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer | Lookahead:
     """The optimiser that `config` names, over all parameters; weight decay is L2 in the gradient, as torch has it.
 
-    `foreach` handles all parameters in a few calls: the models here are many small tensors, and the loop over them
-    in Python would take longer than the arithmetic.
+    Parameters marked `_no_weight_decay` (A_log and D of a Mamba block, whose zero is no neutral value) are left out of
+    the decay. `foreach` handles all parameters in a few calls: the models here are many small tensors, and the loop
+    over them in Python would take longer than the arithmetic.
     """
     if config.optimizer not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {config.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-    kind = OPTIMIZERS[config.optimizer]
-    optimizer = kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+    groups = []
+    for marked, decay in ((False, config.weight_decay), (True, 0.0)):
+        chosen = [value for value in model.parameters() if getattr(value, "_no_weight_decay", False) == marked]
+        if chosen:
+            groups.append({"params": chosen, "weight_decay": decay})
+    optimizer = OPTIMIZERS[config.optimizer](groups, lr=config.lr, foreach=True)
     return Lookahead(optimizer) if config.lookahead else optimizer
 
 

@@ -1,6 +1,7 @@
 """Lookahead against its algorithm written out, state that survives a save, and the schedules' shapes."""
 
 import io
+from itertools import pairwise
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_onecycle_rises_for_the_warmup_and_falls_to_nothing():
     assert abs(peak - 30) <= 1
     assert rates[0] == pytest.approx(0.02 / 25)
     assert rates[-1] < 1e-5
-    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(a < b for a, b in pairwise(rates[: peak + 1]))
 
 
 def test_constant_stays():
@@ -111,10 +112,14 @@ def test_constant_stays():
     assert schedule.get_last_lr() == [0.02]
 
 
-def test_weight_decay_reaches_the_optimizer():
-    rates = {"weight_decay": 0.7, "lr": 0.123}
-    group = build_optimizer(model(), TrainConfig(steps=1, **rates)).param_groups[0]
-    assert {name: group[name] for name in rates} == rates
+def test_weight_decay_reaches_all_but_marked_parameters():
+    network = model()
+    network[0].bias._no_weight_decay = True
+    groups = build_optimizer(network, TrainConfig(steps=1, weight_decay=0.7, lr=0.123)).param_groups
+    found = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    marked = id(network[0].bias)
+    assert found == {id(value): 0.0 if id(value) == marked else 0.7 for value in network.parameters()}
+    assert {group["lr"] for group in groups} == {0.123}
 
 
 def test_bad_choices_are_named():

@@ -1,0 +1,313 @@
+"""Checkpoints: a folder `step-XXXXXXXX` of `model.safetensors`, `config.json` and, to continue training, `resume.pt`.
+
+`config.json` holds everything that rebuilds the model and prepares its input: a prediction needs the checkpoint and
+raw clips, and never the store the model was trained on. A training run's folder holds its best and its last
+checkpoint and `best.json`, which points to the best. Nothing that is read here can run code: weights are
+safetensors, the resume state is read with `weights_only=True`.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+import handcraft
+from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig
+from handcraft.data.preprocess import signature
+from handcraft.data.statistics import Statistics
+from handcraft.errors import CheckpointError, DataError, HandcraftError
+from handcraft.files import atomic_path, read_json, sha256_file, write_json
+from handcraft.models import MODELS, ModelConfig, build, kind_of
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.pt", "best.json"
+_STEP = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and all that using it takes. `path`, `step`, `metrics` and `sha256` are filled in by `save`/`load`."""
+
+    model: nn.Module
+    config: ModelConfig
+    reverse: bool
+    """True for the generator of the reversed twin; False for everything else."""
+    classes: tuple[str, ...]
+    layout: str
+    preprocess: PreprocessConfig | None
+    """None where the training clips came centred from elsewhere; such a model takes centred clips only."""
+    window: WindowConfig
+    statistics: Statistics
+    train: TrainConfig
+    augment: AugmentConfig
+    seed: int
+    split_hashes: dict[str, str]
+    """Name of a split ("train", "valid") -> hash of the clips in it."""
+    seen_clips: tuple[str, ...]
+    """Sorted 16-hex-digit digests of every clip that shaped the weights, directly or through pretraining."""
+    initial: str = ""
+    """SHA-256 of the weights that training started from; empty for a fresh model."""
+    step: int = 0
+    metrics: dict[str, float] | None = None
+    """Validation metrics at this step; None without validation clips."""
+    sha256: str = ""
+    """SHA-256 of `model.safetensors`: the identity of the weights."""
+    path: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """ "cmlpe", "transformer_sl" or "mamba_sl"."""
+        return kind_of(self.config)
+
+    @property
+    def signature(self) -> str | None:
+        """Signature of the preprocessing that this model's clips must have had."""
+        return None if self.preprocess is None else signature(self.preprocess)
+
+
+_CONFIGS = {"preprocess": PreprocessConfig, "window": WindowConfig, "train": TrainConfig, "augment": AugmentConfig}
+_PLAIN = {"reverse": bool, "classes": list, "layout": str, "seed": int, "split_hashes": dict, "seen_clips": list}
+_PLAIN |= {"initial": str, "step": int}
+
+
+def step_folder(run: Path | str, step: int) -> Path:
+    """Where the checkpoint of `step` lies in a run's folder."""
+    return Path(run) / f"step-{step:08d}"
+
+
+def list_steps(run: Path | str) -> list[int]:
+    """Steps of the complete checkpoints in a run's folder, ascending; interrupted writes have other names."""
+    run = Path(run)
+    if not run.is_dir():
+        return []
+    found = (_STEP.fullmatch(entry.name) for entry in run.iterdir() if entry.is_dir())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) -> Path:
+    """Write `checkpoint` to its step's folder in `run`, whole or not at all, and return that folder.
+
+    `resume` (tensors and plain containers) goes to `resume.pt`. An existing folder of that step raises
+    `CheckpointError`.
+    """
+    folder = step_folder(run, checkpoint.step)
+    if folder.exists():
+        raise CheckpointError(f"{folder}: exists already; a checkpoint is never overwritten")
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        state = {name: tensor.detach().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+        safetensors.torch.save_file(state, temporary / WEIGHTS)
+        sums = {WEIGHTS: sha256_file(temporary / WEIGHTS)}
+        if resume is not None:
+            torch.save(resume, temporary / RESUME)
+            sums[RESUME] = sha256_file(temporary / RESUME)
+        written = {
+            "format_version": FORMAT_VERSION,
+            "kind": checkpoint.kind,
+            "model": asdict(checkpoint.config),
+            **{name: getattr(checkpoint, name) for name in _PLAIN},
+            **{
+                name: None if getattr(checkpoint, name) is None else asdict(getattr(checkpoint, name))
+                for name in _CONFIGS
+            },
+            "signature": checkpoint.signature,
+            "statistics": checkpoint.statistics.to_dict(),
+            "metrics": checkpoint.metrics,
+            "sha256": sums,
+            "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
+        }
+        write_json(temporary / CONFIG, written)
+        for name in sums:  # on disk before the folder gets its name
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+    return folder
+
+
+def write_best(run: Path | str, step: int, metrics: dict[str, float] | None) -> None:
+    """Point `best.json` at the checkpoint of `step`."""
+    write_json(Path(run) / BEST, {"checkpoint": step_folder(run, step).name, "step": step, "metrics": metrics})
+
+
+def prune(run: Path | str, keep: set[int]) -> None:
+    """Remove all checkpoints of a run but those of the steps in `keep`."""
+    for step in list_steps(run):
+        if step not in keep:
+            shutil.rmtree(step_folder(run, step))
+
+
+def find(path: Path | str, which: Literal["best", "last"] = "best") -> Path:
+    """The checkpoint folder that `path` means: itself, or a run's best or last. `CheckpointError` if there is none."""
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder; give a training run's folder or one of its checkpoints")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    if (path / CONFIG).exists():
+        return path
+    steps = list_steps(path)
+    if not steps:
+        raise CheckpointError(
+            f"{path}: neither a checkpoint ({CONFIG} and {WEIGHTS}) nor a run with step-* folders; pickled "
+            "checkpoints (.pt, .pth, .ckpt) are not read, since opening one can run code"
+        )
+    if which == "last" or not (path / BEST).exists():
+        return step_folder(path, steps[-1])
+    pointer = _read(path / BEST)
+    name = pointer.get("checkpoint") if isinstance(pointer, dict) else None
+    if not isinstance(name, str) or not _STEP.fullmatch(name):
+        raise CheckpointError(f"{path / BEST}: names no checkpoint (found {name!r}, expected step-00000000)")
+    if not (path / name).is_dir():
+        raise CheckpointError(f"{path / BEST}: points to {name}, which is not there; found steps {steps}")
+    return path / name
+
+
+def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoint:
+    """Read a checkpoint and rebuild its model, in evaluation mode, on the CPU.
+
+    `path` is a checkpoint's folder or a run's, of which the best is taken unless `which` says "last". A damaged,
+    foreign or pickled file raises `CheckpointError` with its name. Torch's random state is left as it was.
+    """
+    folder = find(path, which)
+    file = folder / CONFIG
+    value = _read(file)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: holds {type(value).__name__}, expected an object")
+    if value.get("format_version") != FORMAT_VERSION:
+        found = value.get("format_version")
+        raise CheckpointError(f"{file}: format version {found!r}; this handcraft reads version {FORMAT_VERSION}")
+    if not isinstance(value.get("kind"), str) or value["kind"] not in MODELS:
+        raise CheckpointError(f"{file}: kind {value.get('kind')!r}; known: {', '.join(MODELS)}")
+    plain = {name: _typed(value, name, kind, file) for name, kind in _PLAIN.items()}
+    for name in ("classes", "seen_clips"):
+        if not all(isinstance(entry, str) for entry in plain[name]):
+            raise CheckpointError(f"{file}: {name} must be a list of strings")
+        plain[name] = tuple(plain[name])
+    configs = {
+        name: None if name == "preprocess" and value.get(name) is None else _dataclass(kind, value.get(name), file)
+        for name, kind in _CONFIGS.items()
+    }
+    config = _dataclass(MODELS[value["kind"]][0], value.get("model"), file)
+    if config.classes != len(plain["classes"]):
+        raise CheckpointError(
+            f"{file}: lists {len(plain['classes'])} class names, but the model has {config.classes} classes"
+        )
+    if configs["preprocess"] is not None and value.get("signature") != signature(configs["preprocess"]):
+        raise CheckpointError(f"{file}: the preprocessing signature does not belong to the preprocessing listed")
+    try:
+        statistics = Statistics.from_dict(value.get("statistics"))
+    except (HandcraftError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: unusable statistics ({error})") from None
+    if statistics.mean.numel() != config.dim:
+        raise CheckpointError(
+            f"{file}: statistics of shape {tuple(statistics.mean.shape)} do not fit the model's dim {config.dim}"
+        )
+    if configs["preprocess"] is not None and configs["preprocess"].layout != plain["layout"]:
+        found = configs["preprocess"].layout
+        raise CheckpointError(f"{file}: layout is {plain['layout']}, but the preprocessing gives {found}")
+    if value.get("metrics") is not None:
+        _typed(value, "metrics", dict, file)
+    sums = _typed(value, "sha256", dict, file)
+    return Checkpoint(
+        model=_load_model(config, folder / WEIGHTS, sums.get(WEIGHTS)),
+        config=config,
+        statistics=statistics,
+        metrics=value.get("metrics"),
+        sha256=sums[WEIGHTS],
+        path=folder,
+        **plain,
+        **configs,
+    )
+
+
+def load_resume(folder: Path | str) -> dict:
+    """The resume state of a checkpoint's folder, or `CheckpointError` naming what is missing or damaged."""
+    folder = Path(folder)
+    file = folder / RESUME
+    value = _read(folder / CONFIG)
+    expected = value.get("sha256", {}).get(RESUME) if isinstance(value, dict) else None
+    _verify(file, expected)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on a foreign file
+        raise CheckpointError(f"{file}: not a resume state ({type(error).__name__}); pickled code is refused") from None
+
+
+def _load_model(config: ModelConfig, file: Path, expected: str | None) -> nn.Module:
+    _verify(file, expected)
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file}: not a safetensors file ({error}); restore it from a copy") from None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build(config)
+    except (HandcraftError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise CheckpointError(f"{file.parent / CONFIG}: no model can be built from it ({error})") from None
+    state = model.state_dict()
+    for name in sorted(state.keys() | tensors.keys()):
+        found = _describe(tensors.get(name))
+        wanted = _describe(state.get(name))
+        if found != wanted:
+            raise CheckpointError(f"{file}: tensor {name}: found {found}, the model in {CONFIG} has {wanted}")
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _describe(tensor: torch.Tensor | None) -> str:
+    return "none" if tensor is None else f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _verify(file: Path, expected: Any) -> None:
+    """Compare a file with the SHA-256 that `config.json` lists for it."""
+    if not isinstance(expected, str):
+        raise CheckpointError(f"{file.parent / CONFIG}: lists no SHA-256 for {file.name}")
+    try:
+        found = sha256_file(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); the checkpoint is incomplete") from None
+    if found != expected:
+        raise CheckpointError(
+            f"{file}: SHA-256 {found[:12]}..., expected {expected[:12]}...; the file is damaged or was exchanged, "
+            "restore the checkpoint from a copy"
+        )
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except (DataError, OSError) as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _typed(value: dict, name: str, kind: type, file: Path) -> Any:
+    found = value.get(name)
+    if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
+        raise CheckpointError(f"{file}: {name} is {found!r:.40}, expected a {kind.__name__}")
+    return found
+
+
+def _dataclass(kind: type, value: Any, file: Path) -> Any:
+    """Rebuild a frozen config from its JSON object; unknown, missing and wrongly typed fields are errors."""
+    assert is_dataclass(kind)
+    names = {field.name for field in fields(kind)}
+    if not isinstance(value, dict) or value.keys() != names:
+        found = sorted(value) if isinstance(value, dict) else value
+        raise CheckpointError(f"{file}: {kind.__name__} has {found!r:.200}, expected the fields {sorted(names)}")
+    for name, hint in get_type_hints(kind).items():
+        entry = value[name]
+        if get_origin(hint) is Literal:
+            good = entry in get_args(hint)
+        elif hint is float:
+            good = isinstance(entry, int | float) and not isinstance(entry, bool)
+        else:
+            good = type(entry) is hint
+        if not good:
+            raise CheckpointError(f"{file}: {kind.__name__}.{name} is {entry!r}, which the field cannot hold")
+    return kind(**value)

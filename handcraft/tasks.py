@@ -1,0 +1,362 @@
+"""What is trained: the generator of either twin, and the two classifiers. The loop around them is `handcraft.engine`.
+
+Both tasks take clips in memory, the training and validation clips as positions among them, and a recipe. Batches,
+noise and initial weights are functions of the seed; validation sees every validation clip once, whole, unaugmented and
+without noise (DESIGN 4.4.5).
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from handcraft.checkpoint import Checkpoint, load
+from handcraft.config import (
+    AugmentConfig,
+    GeneratorRecipe,
+    MambaRecipe,
+    TrainConfig,
+    TransformerRecipe,
+)
+from handcraft.data.batches import Batch, evaluation_batches, sample_batch, training_batch
+from handcraft.data.clips import Clips
+from handcraft.data.manifest import hex_digests, split_hash
+from handcraft.data.statistics import Statistics, compute
+from handcraft.errors import CheckpointError, ConfigError, DataError
+from handcraft.losses import motion_loss
+from handcraft.metrics.motion import PointError, comparable
+from handcraft.models import ModelConfig, build, kind_of
+from handcraft.models.cmlpe import twin_view
+
+_EVALUATION_BATCH = 256
+_CACHE_BYTES = 1 << 31  # training windows that do not change are kept ready, unless they take more than this
+
+Positions = Sequence[int] | np.ndarray | Tensor
+
+
+def planned_steps(config: TrainConfig, clips: Clips) -> int:
+    """Steps of a run on the training clips `clips`: `config.steps`, or `config.epochs` rounded up to whole batches.
+
+    A balanced epoch has as many samples as there are clips, an oversampled one classes x largest class.
+    """
+    if (config.steps > 0) == (config.epochs > 0):
+        raise ConfigError(
+            f"train.steps is {config.steps} and train.epochs {config.epochs}; expected exactly one of them above 0"
+        )
+    if config.batch < 1:
+        raise ConfigError(f"train.batch is {config.batch}; expected at least 1")
+    if config.steps:
+        return config.steps
+    samples = len(clips)
+    if config.epoch == "oversampled":
+        samples = len(clips.classes) * int(clips.by_class[2].max())
+    return max(1, math.ceil(config.epochs * samples / config.batch))
+
+
+class _ClipTask(ABC):
+    """What the two tasks share: the data, its windows, the description of the run."""
+
+    reverse = False
+
+    def __init__(
+        self,
+        clips: Clips,
+        recipe: GeneratorRecipe | TransformerRecipe | MambaRecipe,
+        train: Positions,
+        valid: Positions,
+        seed: int,
+        *,
+        augment: AugmentConfig,
+        statistics: Statistics | None,
+        initial: Checkpoint | None,
+        seen: Sequence[str],
+    ):
+        self.clips, self.valid_clips = clips.subset(train), clips.subset(valid)
+        if not len(self.clips):
+            raise DataError("there is no training clip")
+        self.config, self.window, self.augment, self.seed = recipe.train, recipe.window, augment, seed
+        self.model_config = _fill(recipe.model, clips)
+        self.name = kind_of(self.model_config) + (" reversed" if self.reverse else "")
+        self.steps = planned_steps(self.config, self.clips)
+        self.initial = initial
+        if initial is not None:
+            self._check_initial(initial)
+        if statistics is None:
+            if initial is not None:
+                statistics = initial.statistics
+            elif recipe.statistics == "train":
+                statistics = compute(self.clips)
+            else:
+                raise ConfigError(f"statistics: {recipe.statistics} asks for given constants, but none were given")
+        self.statistics = statistics
+        both = np.concatenate([self.clips.digest, self.valid_clips.digest])
+        before = () if initial is None else initial.seen_clips
+        self.seen_clips = tuple(sorted({*hex_digests(both), *before, *seen}))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.model = build(self.model_config)
+        if initial is not None:
+            self.model.load_state_dict(initial.model.state_dict())
+        self._ready: Batch | None = None
+        self._valid_batches: list[Batch] | None = None
+
+    @abstractmethod
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Training loss of a batch, a scalar."""
+
+    @abstractmethod
+    def score(self, batches: list[Batch]) -> dict[str, float] | None:
+        """Metrics over all clips of `batches`; None where nothing can be measured."""
+
+    @abstractmethod
+    def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
+        """Sort key of validation metrics; the smallest is the best."""
+
+    def batch(self, step: int) -> Batch:
+        """Training batch `step`, a function of (seed, step)."""
+        if self._fixed_windows():
+            if self._ready is None:
+                self._ready = _join(evaluation_batches(self.clips, self.window, self.statistics, _EVALUATION_BATCH))
+            index, sample_id = sample_batch(step, self.config.batch, self.seed, self.clips)
+            return replace(_take(self._ready, index), sample_id=sample_id)
+        return training_batch(
+            self.clips,
+            step,
+            batch=self.config.batch,
+            seed=self.seed,
+            window=self.window,
+            statistics=self.statistics,
+            augment=self.augment,
+        )
+
+    def loss(self, step: int) -> Tensor:
+        """Training loss of batch `step`."""
+        return self.batch_loss(self.batch(step))
+
+    def validate(self) -> dict[str, float] | None:
+        """Metrics over the validation clips; None if there are none."""
+        return self.score(self._validation()) if len(self.valid_clips) else None
+
+    def _validation(self) -> list[Batch]:
+        if self._valid_batches is None:
+            self._valid_batches = list(
+                evaluation_batches(self.valid_clips, self.window, self.statistics, _EVALUATION_BATCH)
+            )
+        return self._valid_batches
+
+    @torch.no_grad()
+    def blame(self, step: int | None) -> list[str]:
+        """Ids of the clips of batch `step`, or of the validation clips (None), whose own loss is not finite; of all
+        of them if none stands out."""
+        clips = self.valid_clips if step is None else self.clips
+        batch = _join(self._validation()) if step is None else self.batch(step)
+        alone = torch.stack([self.batch_loss(_take(batch, torch.tensor([i]))) for i in range(len(batch))])
+        culprits = batch.index if bool(alone.isfinite().all()) else batch.index[~alone.isfinite()]
+        return [str(name) for name in clips.ids[culprits.unique().numpy()]]
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is now, with all that using it takes."""
+        return Checkpoint(
+            model=self.model,
+            config=self.model_config,
+            reverse=self.reverse,
+            classes=self.clips.classes,
+            layout=self.clips.layout,
+            preprocess=self.clips.preprocess,
+            window=self.window,
+            statistics=self.statistics,
+            train=self.config,
+            augment=self.augment,
+            seed=self.seed,
+            split_hashes={"train": split_hash(self.clips.digest), "valid": split_hash(self.valid_clips.digest)},
+            seen_clips=self.seen_clips,
+            initial="" if self.initial is None else self.initial.sha256,
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that shapes the run, as plain values: a resumed run must have the same."""
+        found = self.checkpoint()
+        values = {name: getattr(found, name) for name in ("kind", "reverse", "seed", "layout", "signature", "initial")}
+        values |= {"model": asdict(self.model_config), "classes": list(found.classes)}
+        values |= {name: asdict(getattr(found, name)) for name in ("train", "window", "augment")}
+        values["data"] = {
+            f"{name} clips": _hash(clips.digest, clips.label.numpy(), clips.length.numpy())
+            for name, clips in (("training", self.clips), ("validation", self.valid_clips))
+        }
+        return values | {"statistics": _hash(self.statistics.mean.numpy(), self.statistics.std.numpy())}
+
+    def _fixed_windows(self) -> bool:
+        """Whether a clip's training window is the same every time, so that it need be made only once."""
+        augment, frames = self.augment, self.window.frames
+        if augment.rotation or augment.scale:
+            return False
+        if self.window.mode == "resample":
+            random = augment.subwindow < 1
+        else:
+            random = bool((self.clips.length > frames).any())
+        return not random and 4 * len(self.clips) * frames * self.model_config.dim <= _CACHE_BYTES
+
+    def _check_initial(self, initial: Checkpoint) -> None:
+        """The weights that training starts from must belong to the same model, classes and input."""
+        wanted = {
+            "model": self.model_config,
+            "classes": self.clips.classes,
+            "layout": self.clips.layout,
+            "preprocess": self.clips.preprocess,
+            "window": self.window,
+        }
+        for name, value in wanted.items():
+            found = getattr(initial, "config" if name == "model" else name)
+            if found != value:
+                raise CheckpointError(
+                    f"{initial.path}: cannot start from it: its {name} is {found!r:.300}, expected {value!r:.300}"
+                )
+
+
+class GeneratorTask(_ClipTask):
+    """Train CMLPe to continue a window: its second half from its first, or with `reverse` the same on the clip played
+    backwards. `statistics` replaces the training clips' own. The noise on the class embedding is counter-based."""
+
+    def __init__(
+        self,
+        clips: Clips,
+        recipe: GeneratorRecipe,
+        *,
+        reverse: bool,
+        train: Positions,
+        valid: Positions,
+        seed: int,
+        statistics: Statistics | None = None,
+    ):
+        if recipe.window.frames != 2 * recipe.model.context:
+            raise ConfigError(
+                f"generator: window.frames is {recipe.window.frames}; expected twice model.context "
+                f"({recipe.model.context}), since one half is predicted from the other"
+            )
+        self.reverse = reverse
+        super().__init__(
+            clips,
+            recipe,
+            train,
+            valid,
+            seed,
+            augment=recipe.augment,
+            statistics=statistics,
+            initial=None,
+            seen=(),
+        )
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        noise = self.model.draw_noise(self.seed, batch.sample_id, reverse=self.reverse)
+        context, target = twin_view(batch.x, reverse=self.reverse)
+        present, valid = (twin_view(mask, reverse=self.reverse)[1] for mask in (batch.present, batch.valid))
+        return motion_loss(self.model(context, batch.label, noise), target, present, valid)
+
+    def score(self, batches: list[Batch]) -> dict[str, float] | None:
+        """`mpjpe`, the mean error per landmark in the clips' centred unit; the mask rule is `metrics.motion`'s."""
+        error = PointError.empty(self.statistics.mean.shape[0])
+        for batch in batches:
+            context, target = twin_view(batch.x, reverse=self.reverse)
+            predicted = self.model(context, batch.label)
+            present, valid = (mask.flip(1) if self.reverse else mask for mask in (batch.present, batch.valid))
+            error.update(
+                self._landmarks(predicted), self._landmarks(target), comparable(present, valid, context.shape[1])
+            )
+        return None if error.value is None else {"mpjpe": error.value}
+
+    def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
+        return (metrics["mpjpe"],)
+
+    def _landmarks(self, x: Tensor) -> Tensor:
+        """Standardised (B,M,D) -> centred coordinates (B,M,J,C)."""
+        return self.statistics.unstandardise(x.unflatten(-1, tuple(self.statistics.mean.shape)))
+
+
+class ClassifierTask(_ClipTask):
+    """Train Transformer-SL or Mamba-SL, whichever the recipe holds.
+
+    augment: use the recipe's augmentation (random crops of longer clips in wrap and zero mode are part of windowing
+    and always on). init_from: a checkpoint of the same model whose weights are the start, and whose statistics are
+    used; optimiser and schedule are fresh. statistics: use these, as pretraining on synthetic clips does with the
+    real training clips'. seen: digests of clips behind the training clips, `seen_clips` of a synthetic store.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        recipe: TransformerRecipe | MambaRecipe,
+        *,
+        train: Positions,
+        valid: Positions,
+        seed: int,
+        augment: bool,
+        init_from: Checkpoint | Path | str | None = None,
+        statistics: Statistics | None = None,
+        seen: Sequence[str] = (),
+    ):
+        if recipe.window.frames != recipe.model.frames:
+            raise ConfigError(
+                f"classifier: window.frames is {recipe.window.frames}; expected model.frames ({recipe.model.frames})"
+            )
+        super().__init__(
+            clips,
+            recipe,
+            train,
+            valid,
+            seed,
+            augment=recipe.augment if augment else AugmentConfig(),
+            statistics=statistics,
+            initial=load(init_from) if isinstance(init_from, str | Path) else init_from,
+            seen=seen,
+        )
+
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self._logits(batch), batch.label, label_smoothing=self.config.label_smoothing)
+
+    def score(self, batches: list[Batch]) -> dict[str, float] | None:
+        """`top1`, the share of clips recognised, and `loss`, the mean cross-entropy without label smoothing."""
+        logits = torch.cat([self._logits(batch) for batch in batches]).double()  # (N,classes)
+        label = torch.cat([batch.label for batch in batches])
+        top1 = (logits.argmax(1) == label).double().mean()
+        return {"top1": float(top1), "loss": float(F.cross_entropy(logits, label))}
+
+    def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
+        return (-metrics["top1"], metrics["loss"])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self.model(batch.x, batch.valid.sum(1))
+
+
+def _fill(config: ModelConfig, clips: Clips) -> ModelConfig:
+    """Fill in `classes` and `dim` from the data; `ConfigError` if the recipe sets others."""
+    found = {"classes": len(clips.classes), "dim": clips.frames[0].numel()}
+    for name, value in found.items():
+        if getattr(config, name) not in (0, value):
+            raise ConfigError(f"model.{name} is {getattr(config, name)}, but the data has {value}; leave it at 0")
+    return replace(config, **found)
+
+
+def _take(batch: Batch, index: Tensor) -> Batch:
+    """The samples at `index` of a batch."""
+    return Batch(*(getattr(batch, field.name).index_select(0, index) for field in fields(Batch)))
+
+
+def _join(batches: Any) -> Batch:
+    """One batch of all samples."""
+    batches = list(batches)
+    return Batch(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(Batch)))
+
+
+def _hash(*arrays: np.ndarray) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
