@@ -22,14 +22,25 @@ def augment(x: Tensor, config: AugmentConfig, seed: int, sample_id: Tensor) -> T
     is uniform in +-`config.rotation` degrees, the factor uniform in 1 +- `config.scale`; both are the same for all
     frames and landmarks of a window. Returns a new tensor, or `x` itself where both are 0.
     """
+    turns = draw_turns(config, seed, sample_id)
+    return x if turns is None else turn(x, turns)
+
+
+def draw_turns(config: AugmentConfig, seed: int, sample_id: Tensor) -> Tensor | None:
+    """The random part of `augment`: (B,3) float32, factor * cos(angle), factor * sin(angle), factor; None if off."""
     check(config)
     if config.rotation == 0 and config.scale == 0:
-        return x
-    u = philox.uniform(seed, sample_id, philox.STREAM_AUGMENT, 0, 1)[:, 0].to(x.dtype)  # (B,4)
+        return None
+    u = philox.uniform(seed, sample_id, philox.STREAM_AUGMENT, 0, 1)[:, 0]  # (B,4)
     angle = (2 * u[:, 0] - 1) * math.radians(config.rotation)
     factor = 1 + (2 * u[:, 1] - 1) * config.scale
-    cos, sin = (factor * angle.cos())[:, None, None], (factor * angle.sin())[:, None, None]
-    turned = x * factor[:, None, None, None]
+    return torch.stack((factor * angle.cos(), factor * angle.sin(), factor), dim=1)
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Apply what `draw_turns` gave. x (B,W,J,C), turns (B,3) -> a new (B,W,J,C)."""
+    cos, sin, factor = turns.to(x.dtype)[:, :, None, None].unbind(1)  # (B,1,1) each
+    turned = x * factor[..., None]
     turned[..., 0] = cos * x[..., 0] - sin * x[..., 1]
     turned[..., 1] = sin * x[..., 0] + cos * x[..., 1]
     return turned

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from handcraft.config import AugmentConfig, WindowConfig
-from handcraft.data.augment import augment as augment_windows
-from handcraft.data.augment import sub_windows
+from handcraft.data.augment import draw_turns, sub_windows, turn
 from handcraft.data.clips import Clips
 from handcraft.data.statistics import Statistics
 from handcraft.data.window import windows
@@ -84,7 +83,8 @@ def training_batch(
     index, sample_id = sample_batch(step, batch, seed, clips)
     augment = AugmentConfig() if augment is None else augment
     begin, span = sub_windows(clips.length[index], augment, window, seed, sample_id)
-    return _assemble(clips, index, sample_id, window, statistics, augment, seed, begin, span)
+    turns = draw_turns(augment, seed, sample_id)
+    return _assemble(clips, index, sample_id, window, statistics, begin, span, turns)
 
 
 def evaluation_batches(clips: Clips, window: WindowConfig, statistics: Statistics, batch: int) -> Iterator[Batch]:
@@ -93,7 +93,7 @@ def evaluation_batches(clips: Clips, window: WindowConfig, statistics: Statistic
         raise ConfigError(f"batch is {batch}; expected at least 1")
     for index in torch.arange(len(clips), device=clips.start.device).split(batch):
         if len(index):
-            yield _assemble(clips, index, index, window, statistics, AugmentConfig())
+            yield _assemble(clips, index, index, window, statistics)
 
 
 def _assemble(
@@ -102,10 +102,9 @@ def _assemble(
     sample_id: Tensor,
     window: WindowConfig,
     statistics: Statistics,
-    augment: AugmentConfig,
-    seed: int = 0,
     begin: Tensor | None = None,
     span: Tensor | None = None,
+    turns: Tensor | None = None,
 ) -> Batch:
     """Steps 5 and 6, and augmentation between them, piece by piece on a CPU and at once elsewhere."""
     size = len(index)
@@ -113,12 +112,12 @@ def _assemble(
         size = max(1, _PIECE_BYTES // (4 * window.frames * clips.frames[0].numel()))
     pieces = []
     for at in range(0, len(index), size):
-        part = slice(at, at + size)
-        x, valid = windows(
-            clips, index[part], window, None if begin is None else begin[part], None if span is None else span[part]
-        )
+        here = slice(at, at + size)
+        stretch = [None if tensor is None else tensor[here] for tensor in (begin, span)]
+        x, valid = windows(clips, index[here], window, *stretch)
         present = ~x[..., 0].isnan()
-        x = statistics.standardise(augment_windows(x, augment, seed, sample_id[part]))
-        pieces.append((x.flatten(2), present, valid))
+        if turns is not None:
+            x = turn(x, turns[here])
+        pieces.append((statistics.standardise(x).flatten(2), present, valid))
     x, present, valid = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
     return Batch(x, present, valid, clips.label[index], index, sample_id)
