@@ -13,6 +13,7 @@ anything, and runs nothing: no pickle is ever read. The frames themselves are ha
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ class Store:
         self.classes = self.manifest.classes
         dtypes, tables = [], []
         for part in self.manifest.parts:
+            dtypes.append(self._open(part).dtype)  # first: it holds the declared rows against the size of a file
             tables.append(self._table(part, [name for name in SCHEMA.names if name != "provenance"]))
-            dtypes.append(self._open(part).dtype)
         if len(set(dtypes)) > 1:
             raise DataError(f"{self.path}: its parts differ in dtype ({dtypes[0]}, {dtypes[-1]}); {REMEDY}")
         self.dtype = dtypes[0]
@@ -162,29 +163,34 @@ class Store:
         """Map one part's frames, after comparing header, declared rows and file size."""
         path = self._file(part, LANDMARKS)
         try:
-            frames = np.lib.format.open_memmap(path, mode="r")
-        except (ValueError, TypeError, OSError, EOFError, OverflowError, SyntaxError, MemoryError) as error:
+            with path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                if version != (1, 0):
+                    raise ValueError(f"npy version {version}, expected 1.0")
+                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+                start = file.tell()
+        except (ValueError, TypeError, OSError, EOFError) as error:
             raise DataError(f"{path}: not a readable array file ({error}); {REMEDY}") from None
         allowed = ("<f4",) if self.manifest.stage == "raw" else ("<f4", "<f2")
-        shape = (part.rows, *self.manifest.points)
-        if frames.dtype.str not in allowed or frames.shape != shape or not frames.flags.c_contiguous:
+        expected = (part.rows, *self.manifest.points)
+        if dtype.str not in allowed or shape != expected or fortran_order:
             raise DataError(
-                f"{path}: holds {frames.dtype.str} of shape {frames.shape}, expected {' or '.join(allowed)} of shape "
-                f"{shape}, row by row (C order); {REMEDY}"
+                f"{path}: holds {dtype.str} of shape {shape}, expected {' or '.join(allowed)} of shape {expected}, "
+                f"row by row (C order); {REMEDY}"
             )
-        size = path.stat().st_size
-        if size != frames.offset + frames.nbytes:
-            raise DataError(f"{path}: has {size} bytes, its header says {frames.offset + frames.nbytes}; {REMEDY}")
-        return frames
+        size, wanted = path.stat().st_size, start + math.prod(expected) * dtype.itemsize
+        if size != wanted:
+            raise DataError(f"{path}: has {size} bytes, its header says {wanted}; {REMEDY}")
+        return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
 
     def _table(self, part: PartEntry, columns: list[str]) -> pa.Table:
         """Some columns of one part's table, after the file's hash; consistent with the manifest's counts."""
         path = self._file(part, CLIPS)
         if sha256_file(path) != part.sha256[CLIPS]:
             raise DataError(f"{path}: its SHA-256 is not the manifest's: the file has changed or is damaged; {REMEDY}")
-        if part.clips > part.rows or part.rows * 2 > (self.path / part.name / LANDMARKS).stat().st_size:
+        if part.clips > part.rows:
             raise DataError(
-                f"{path}: {part.clips} clips in {part.rows} frames cannot be, {LANDMARKS} is smaller; {REMEDY}"
+                f"{path}: {part.clips} clips in {part.rows} frames, expected a frame or more each; {REMEDY}"
             )
         try:
             with pq.ParquetFile(path) as file:
