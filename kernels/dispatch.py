@@ -99,8 +99,10 @@ def select(op: str, backend: str, first: Tensor, **shape: int) -> str:
     mine = tuple(rule for rule in rules if rule.backend == asked)
     if not mine:
         others = ", ".join(dict.fromkeys(rule.backend for rule in rules))
-        raise BackendError(f"{op}: no {asked!r} implementation in this version, only {others}{_availability(asked)}")
-    if not env.backend(asked).available:
+        raise BackendError(
+            f"{op}: backend {asked!r} is not implemented in this version, only {others} is{_availability(asked)}"
+        )
+    if not _runs(asked):
         raise BackendError(f"{op}: backend {asked!r} cannot run here{_availability(asked)}")
     reasons = [rule.misfit(device, dtype, shape) for rule in mine]
     if None not in reasons:
@@ -112,13 +114,15 @@ def _automatic(rules: tuple[Rule, ...], device: str, dtype: torch.dtype, shape: 
     for rule in rules:
         if rule.backend == "reference":
             return rule.backend
-        if (
-            rule.evidence is not None
-            and rule.misfit(device, dtype, shape) is None
-            and env.backend(rule.backend).available
-        ):
+        if rule.evidence is not None and rule.misfit(device, dtype, shape) is None and _runs(rule.backend):
             return rule.backend
     raise ValueError(f"no rule of any op serves {rules!r}; expected a closing reference rule")
+
+
+@torch.compiler.assume_constant_result
+def _runs(name: str) -> bool:
+    """Whether a backend runs on this machine; torch.compile takes the answer as given and does not trace the probe."""
+    return env.backend(name).available
 
 
 @functools.lru_cache(maxsize=256)
@@ -131,4 +135,4 @@ def _availability(name: str) -> str:
     probe = env.backend(name)
     if probe.available:
         return ""
-    return f": {probe.reason}" + (f"; install with: {probe.install}" if probe.install else "")
+    return f"; on this machine: {probe.reason}" + (f"; install with: {probe.install}" if probe.install else "")

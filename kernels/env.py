@@ -97,7 +97,7 @@ def _torch() -> Probe:
 def _cuda() -> Probe:
     if torch.version.cuda is None:
         reason = f"torch {torch.__version__} is built without CUDA"
-        return Probe("cuda", False, reason, install="a CUDA build of torch, see https://pytorch.org/get-started")
+        return Probe("cuda", False, reason, install="pip install --force-reinstall torch")
     if not torch.cuda.is_available():
         return Probe("cuda", False, f"torch is built for CUDA {torch.version.cuda}, but no usable GPU is visible")
     names = []

@@ -1,7 +1,8 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
-A word is a pure function of (seed, clip_id, stream, block, quad), so a clip is the same whatever the batch, worker or
-device that makes it. Key = (seed low, seed high); counter = (clip_id low, clip_id high, stream<<24 | block<<8 | quad, 0).
+A word is a pure function of (seed, clip_id, stream, block, quad), so a clip is the same whatever the batch, worker
+or device that makes it: key = (seed low, seed high),
+counter = (clip_id low, clip_id high, stream<<24 | block<<8 | quad, 0).
 Arithmetic is exact: 32-bit words live in int64 tensors, and a 64-bit product that wraps keeps the bits it needs.
 """
 

@@ -1,4 +1,4 @@
-"""Dtype rules shared by all ops: activations fp32, bf16, fp16 or fp64, parameters fp32, sums in fp32 (fp64 for fp64)."""
+"""Dtype rules shared by all ops: activations in any float dtype, parameters and sums in fp32 (fp64 for fp64)."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ def compute_dtype(first: Tensor) -> torch.dtype:
 
 
 def autocast_first(first: Tensor) -> Tensor:
-    """Under autocast the first argument of an op is cast to the region's dtype (fp64 is left alone, as PyTorch does)."""
+    """Under autocast the first argument of an op is cast to the region's dtype (fp64 is left alone, as in PyTorch)."""
     kind = first.device.type
     if torch.is_autocast_enabled(kind) and first.dtype != torch.float64:
         return first.to(torch.get_autocast_dtype(kind))

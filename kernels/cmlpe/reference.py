@@ -9,9 +9,11 @@ from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import compute_dtype
 from torch import Tensor
 
-CHUNK = 64
-"""Clips a pass of `cmlpe_generate`. Every pass has exactly this many, the last one padded: a product's rounding may
-depend on its shape, so equal shapes are what makes the bytes of a clip independent of the batch around it."""
+CHUNK = {"cpu": 64}
+CHUNK_ELSEWHERE = 4096
+"""Clips a pass of `cmlpe_generate`, by device type. Every pass has exactly this many, the last one padded: a product's
+rounding may depend on its shape, so equal shapes are what makes the bytes of a clip independent of the batch around
+it. 64 keep the activations in a CPU's cache; a GPU wants thousands in flight."""
 
 
 def cmlpe(x: Tensor, e: Tensor, params: CMLPeParams) -> Tensor:
@@ -54,11 +56,12 @@ def cmlpe_generate(
         reverse_params = CMLPeParams(*(p.to(dtype) for p in reverse_params))
     shift = None if mean is None else mean.to(dtype)
     factor = None if std is None else std.to(dtype)
-    for start in range(0, row.shape[0], CHUNK):
-        part = slice(start, start + CHUNK)
+    chunk = CHUNK.get(context.device.type, CHUNK_ELSEWHERE)
+    for start in range(0, row.shape[0], chunk):
+        part = slice(start, start + chunk)
         count = row[part].shape[0]
-        ids, labels = _padded(clip_id[part]), _padded(label[part])
-        window = context.index_select(0, _padded(row[part])).to(dtype).transpose(0, 1)  # (W,chunk,D)
+        ids, labels = _padded(clip_id[part], chunk), _padded(label[part], chunk)
+        window = context.index_select(0, _padded(row[part], chunk)).to(dtype).transpose(0, 1)  # (W,chunk,D)
         if shift is not None:
             window = window - shift
         if factor is not None:
@@ -88,8 +91,8 @@ def _twin(
     return forward(x, e + noise * eps, params)
 
 
-def _padded(index: Tensor) -> Tensor:
-    """(n,) -> (CHUNK,): the first entry, which is a legal index, fills the rest."""
-    if index.shape[0] == CHUNK:
+def _padded(index: Tensor, size: int) -> Tensor:
+    """(n,) -> (size,): the first entry, which is a legal index, fills the rest."""
+    if index.shape[0] == size:
         return index
-    return torch.cat((index, index[:1].expand(CHUNK - index.shape[0])))
+    return torch.cat((index, index[:1].expand(size - index.shape[0])))

@@ -14,7 +14,6 @@ def mamba_block(x: Tensor, params: MambaParams) -> Tensor:
     p = MambaParams(*(value.to(dtype) for value in params))
     inner, rank = p.dt_proj_weight.shape
     state = p.A_log.shape[1]
-    batch, length, width = x.shape
     tokens = x.to(dtype).transpose(1, 2)  # (B,H,L)
     u, z = torch.matmul(p.in_proj_weight, tokens).split(inner, dim=1)  # (B,I,L) each
     u = F.silu(causal_conv(u, p.conv1d_weight, p.conv1d_bias))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 19
-"""States (L*b*N*D) of a chunk: three such buffers in fp32 are 6 MiB, which the shared cache holds; larger and smaller ones measured slower."""
+"""States (L*b*N*D) of a chunk: three such buffers in fp32 are 6 MiB, which the shared cache holds. Measured at
+(64,128,33) with 16 states, forward and backward on one core: 2^17 67 ms, 2^19 40 ms, 2^21 50 ms, one chunk 60 ms."""
 
 
 def scan_forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
