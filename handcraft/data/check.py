@@ -68,6 +68,8 @@ class Report:
         yield f"frames a clip: {low} to {high}, median {middle}"
 
     def _tail(self) -> Iterator[str]:
+        if len(self.classes) > SHOWN_CLASSES:
+            yield f"shown: the {SHOWN_CLASSES // 2} smallest and the {SHOWN_CLASSES // 2} largest classes"
         for split, names in self.groups.items():
             yield f"{len(names)} groups in {split or 'no split'}: {', '.join(names)}"
         for note in self.notes:
@@ -80,13 +82,11 @@ class Report:
         """Clips by class and split; of many classes only the smallest and the largest."""
         splits = sorted({split for counts in self.classes.values() for split in counts})
         ordered = list(self.classes.items())
-        title = "Clips a class"
         if len(ordered) > SHOWN_CLASSES:
             ordered.sort(key=lambda entry: sum(entry[1].values()))
             half = SHOWN_CLASSES // 2
             ordered = ordered[:half] + ordered[-half:]
-            title += f" (the {half} smallest and the {half} largest of {len(self.classes)})"
-        table = Table("class", title=title)
+        table = Table("class", title="Clips a class")
         for split in splits:
             table.add_column(Text(split or "no split"))
         for name, counts in ordered:
