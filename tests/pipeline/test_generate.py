@@ -1,0 +1,208 @@
+"""Generation: which clip comes from where, byte for byte, whatever the batch; and what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from handcraft.kernels import cmlpe_generate, philox
+from small_clips import RECIPES, small_clips
+from twins import classifier, twin
+
+from handcraft.checkpoint import save
+from handcraft.config import PreprocessConfig, WindowConfig
+from handcraft.data.clips import load_clips
+from handcraft.data.statistics import Statistics
+from handcraft.data.store import hex_digests
+from handcraft.data.window import windows
+from handcraft.errors import CheckpointError, ConfigError, DataError
+from handcraft.generate import generate, sources
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return small_clips()
+
+
+@pytest.fixture(scope="module")
+def twins(clips):
+    return twin(clips, reverse=False), twin(clips, reverse=True)
+
+
+def files(store):
+    return {path.relative_to(store): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_any_batch_size_writes_the_same_bytes(clips, twins, tmp_path):
+    for batch in (1, 7, 64, 1000):
+        generate(*twins, clips, tmp_path / str(batch), total=100, seed=5, batch=batch)
+    first = files(tmp_path / "1")
+    assert len(first) == 3
+    for batch in (7, 64, 1000):
+        assert files(tmp_path / str(batch)) == first
+
+
+def test_clip_i_is_the_same_in_a_smaller_store_and_another_with_another_seed(clips, twins, tmp_path):
+    large = generate(*twins, clips, tmp_path / "large", total=30, seed=5)
+    small = generate(*twins, clips, tmp_path / "small", total=11, seed=5)
+    other = generate(*twins, clips, tmp_path / "other", total=11, seed=6)
+    assert small.ids.tolist() == large.ids[:11].tolist()
+    for i in range(11):
+        assert small.landmarks(i).tobytes() == large.landmarks(i).tobytes()
+        assert other.landmarks(i).tobytes() != large.landmarks(i).tobytes()
+
+
+def test_a_clip_is_both_halves_of_its_source_generated_with_its_class(clips, twins, tmp_path):
+    forward, reversed = twins
+    store = generate(forward, reversed, clips, tmp_path / "s", total=20, seed=3, missing="none")
+    for i in (0, 7, 19):
+        made = store.provenance_of(i)
+        source = int(np.flatnonzero(clips.ids == made["source"])[0])
+        assert store.labels[i] == i % 3 == clips.label[source]
+        assert made["source_digest"] == f"{clips.digest[source]:016x}"
+        assert made["source_frames"] == clips.length[source]
+        assert (made["forward"], made["reversed"]) == (forward.sha256, reversed.sha256)
+        assert (made["seed"], made["clip_id"]) == (3, i)
+        window, _ = windows(clips, torch.tensor([source]), forward.window)
+        x = forward.statistics.standardise(window).flatten(2)
+        with torch.no_grad():
+            halves = []
+            for checkpoint, stream in ((reversed, philox.STREAM_REVERSED), (forward, philox.STREAM_FORWARD)):
+                config = checkpoint.config
+                noise = config.noise * philox.normal(3, torch.tensor([i]), stream, config.blocks, config.embedding)
+                context = x.flip(1)[:, :8] if checkpoint.reverse else x[:, :8]
+                half = checkpoint.model(context, torch.tensor([i % 3]), noise)
+                halves.append(half.flip(1) if checkpoint.reverse else half)
+        expected = forward.statistics.unstandardise(torch.cat(halves, 1).unflatten(-1, (48, 2)))[0]
+        np.testing.assert_allclose(store.landmarks(i), expected.numpy(), rtol=2e-3, atol=2e-3)
+        assert (expected - window[0]).abs().nanmedian() > 0.01, "the clip is no copy of its source"
+
+
+def test_sources_are_balanced_pure_functions_and_reach_every_clip(clips):
+    clip_id = torch.arange(600)
+    label, row = sources(clips, clip_id, 9)
+    assert label.bincount().tolist() == [200, 200, 200]
+    assert torch.equal(clips.label[row], label)
+    assert row.unique().tolist() == list(range(len(clips)))
+    again = sources(clips, clip_id[123:124], 9)
+    assert (again[0].item(), again[1].item()) == (label[123].item(), row[123].item())
+    assert not torch.equal(sources(clips, clip_id, 10)[1], row)
+    word = philox.words(9, clip_id, philox.STREAM_SOURCE, 0, 1)[:, 0, 0]
+    assert torch.equal(row, 8 * label + ((word * 8) >> 32)), "eight clips a class, in order"
+
+
+def test_what_the_source_misses_is_missing_in_the_same_frames(clips, twins, tmp_path):
+    store = generate(*twins, clips, tmp_path / "s", total=60, seed=1)
+    plain = generate(*twins, clips, tmp_path / "plain", total=60, seed=1, missing="none")
+    seen = 0
+    for i in range(60):
+        source = int(np.flatnonzero(clips.ids == store.provenance_of(i)["source"])[0])
+        missing = windows(clips, torch.tensor([source]), twins[0].window)[0][0].isnan().numpy()
+        made = store.landmarks(i)
+        assert (np.isnan(made) == missing).all()
+        assert made[~missing].tobytes() == plain.landmarks(i)[~missing].tobytes()
+        assert not np.isnan(plain.landmarks(i)).any()
+        seen += missing.any() and not missing.all()
+    assert seen > 5
+
+
+def test_the_store_says_what_it_is_and_reads_back_as_training_clips(clips, twins, tmp_path):
+    forward, reversed = twins
+    reversed = replace(reversed, seen_clips=("00000000000000ff",))
+    store = generate(forward, reversed, clips.subset(range(24)), tmp_path / "s", per_class=4, seed=2)
+    manifest = store.manifest
+    assert (manifest.stage, manifest.layout, manifest.coordinates) == ("centred", "pose_hands48", "xy")
+    assert manifest.classes == clips.classes
+    assert store.dtype == np.float16
+    assert len(store) == 12
+    assert set(store.splits) == {"train"}
+    assert set(manifest.seen_clips) == {*hex_digests(clips.digest), "00000000000000ff"}
+    assert manifest.source["seed"] == 2
+    assert manifest.source["forward"] == forward.sha256
+    assert manifest.source["reversed"] == reversed.sha256
+    store.verify()
+    back = load_clips(store, clips.preprocess)
+    assert set(back.length.tolist()) == {16}
+    assert len(back.train()) == 12
+    with pytest.raises(DataError, match="signature"):
+        load_clips(store, PreprocessConfig(coordinates="xy", fill=3))
+
+
+@pytest.mark.parametrize("mode", ["wrap", "zero"])
+def test_padded_windows_give_clips_of_the_sources_length(mode, tmp_path):
+    clips = small_clips(lengths=(9, 23), missing=False)
+    recipe = replace(RECIPES["cmlpe"], window=WindowConfig(frames=16, mode=mode))
+    store = generate(*(twin(clips, reverse=r, recipe=recipe) for r in (False, True)), clips, tmp_path / "s", total=30)
+    lengths = [min(16, store.provenance_of(i)["source_frames"]) for i in range(30)]
+    assert store.frames.tolist() == lengths
+    assert len(set(lengths)) > 3
+    assert not any(np.isnan(clip).any() for clip in store)
+
+
+def test_an_interrupted_run_leaves_nothing_and_does_not_stop_the_next(clips, twins, tmp_path, monkeypatch):
+    calls = []
+
+    def stop_later(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return cmlpe_generate(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("handcraft.generate.cmlpe_generate", stop_later)
+        with pytest.raises(KeyboardInterrupt):
+            generate(*twins, clips, tmp_path / "s", total=100, batch=10)
+    assert len(calls) == 3
+    assert not (tmp_path / "s").exists()
+    assert len(generate(*twins, clips, tmp_path / "s", total=10)) == 10
+    before = files(tmp_path / "s")
+    with pytest.raises(DataError, match=r"exists|already"):
+        generate(*twins, clips, tmp_path / "s", total=20)
+    assert files(tmp_path / "s") == before
+
+
+def test_checkpoints_are_read_from_disk_and_their_hash_is_recorded(clips, twins, tmp_path):
+    paths = [save(tmp_path / name, checkpoint) for name, checkpoint in zip(("f", "r"), twins, strict=True)]
+    store = generate(tmp_path / "f", tmp_path / "r", clips, tmp_path / "s", total=5)
+    same = generate(*twins, clips, tmp_path / "t", total=5)
+    assert [a.tobytes() for a in store] == [b.tobytes() for b in same]
+    for name, path in zip(("forward", "reversed"), paths, strict=True):
+        digest = json.loads((path / "config.json").read_text())["sha256"]["model.safetensors"]
+        assert store.provenance_of(0)[name] == store.manifest.source[name] == digest
+
+
+def test_what_does_not_belong_together_is_refused_before_anything_is_written(clips, twins, tmp_path):
+    forward, reversed = twins
+    shifted = Statistics(forward.statistics.mean + 1, forward.statistics.std)
+    other_model = replace(reversed.config, embedding=16)
+    cases = [
+        (reversed, forward, clips, "is the reversed generator, expected the forward"),
+        (forward, forward, clips, "is the forward generator, expected the reversed"),
+        (classifier(clips), reversed, clips, "holds a transformer_sl; give the forward generator"),
+        (forward, replace(reversed, classes=("sign0", "sign1", "x")), clips, "only in the second: x"),
+        (forward, replace(reversed, layout="handcraft60"), clips, "landmark layout"),
+        (forward, replace(reversed, preprocess=PreprocessConfig()), clips, "preprocessing"),
+        (forward, replace(reversed, window=WindowConfig(frames=16, mode="zero")), clips, "window"),
+        (forward, replace(reversed, config=other_model), clips, "model"),
+        (forward, replace(reversed, statistics=shifted), clips, "statistics differ"),
+        (forward, reversed, replace(clips, classes=("sign0", "sign1", "sign3")), "only in the first: sign2"),
+        (forward, reversed, replace(clips, layout="handcraft60"), "landmark layout"),
+        (forward, reversed, replace(clips, preprocess=PreprocessConfig(coordinates="xy", fill=1)), "preprocessing"),
+    ]
+    for one, other, data, words in cases:
+        with pytest.raises(CheckpointError, match=words):
+            generate(one, other, data, tmp_path / "s", total=3)
+    with pytest.raises(DataError, match="1 of 3 classes have no clip to generate from: sign1"):
+        generate(forward, reversed, clips.subset(clips.label != 1), tmp_path / "s", total=3)
+    for options in ({}, {"total": 3, "per_class": 1}, {"total": 0}, {"total": 3, "batch": 0}, {"total": 3, "seed": -1}):
+        with pytest.raises(ConfigError):
+            generate(forward, reversed, clips, tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_progress_shows_clips_a_second(clips, twins, tmp_path, capfd):
+    generate(*twins, clips, tmp_path / "s", total=8, progress=True)
+    assert "clip/s" in capfd.readouterr().err
+    generate(*twins, clips, tmp_path / "t", total=8, progress=False)
+    assert capfd.readouterr().err == ""
