@@ -52,7 +52,7 @@ class Task(Protocol):
         """Ids of the clips that made the loss of batch `step`, or the validation (None), non-finite."""
 
     def validate(self) -> dict[str, float] | None:
-        """Metrics on the validation clips, unaugmented and without noise; None if there is none."""
+        """Metrics on the validation clips, unaugmented, without noise or gradients; None if there is none."""
 
     def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
         """Sort key of validation metrics; the smallest is the best."""
@@ -151,8 +151,7 @@ class _Run:
     def _validate(self) -> bool:
         """Validate; True if this step is the best so far."""
         self.task.model.eval()
-        with torch.no_grad():
-            self.metrics = self.task.validate()
+        self.metrics = self.task.validate()
         self.task.model.train()
         if self.metrics is None:
             return False

@@ -141,6 +141,7 @@ class _ClipTask(ABC):
         """Training loss of batch `step`."""
         return self.batch_loss(self.batch(step))
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
         """Metrics over the validation clips; None if there are none."""
         return self.score(self._validation()) if len(self.valid_clips) else None
