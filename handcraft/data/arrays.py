@@ -7,6 +7,7 @@ An npz is a zip of npy files, and both are read here without numpy's loader: no 
 larger than the file's bytes can decompress to.
 """
 
+import math
 import zipfile
 import zlib
 from collections import Counter
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handcraft.data.npy import read_header
 from handcraft.data.store import StoreWriter
 from handcraft.errors import DataError
 from handcraft.files import sha256_file
@@ -164,23 +166,18 @@ def _read_member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -
     if entry.file_size > DEFLATE_LIMIT * entry.compress_size + 4096 or entry.compress_size > path.stat().st_size:
         raise DataError(f"{path}: {entry.filename} claims {entry.file_size} bytes, which the file cannot hold")
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise DataError(f"{path}: {entry.filename} has npy version {version}, expected 1.0 or 2.0; save it again")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-        if dtype.hasobject:
-            raise DataError(
-                f"{path}: {entry.filename} holds pickled Python objects, which are never loaded: they can run code; "
-                "save it as a plain array (text as a numpy string array)"
-            )
-        wanted = dtype.itemsize
-        for size in shape:
-            wanted *= int(size)  # Python's integers, so that no declared shape wraps around
-        if min(shape, default=0) < 0 or wanted > entry.file_size:
+        try:
+            shape, fortran_order, dtype = read_header(file)
+        except ValueError as error:
+            raise DataError(f"{path}: {entry.filename} cannot be read: {error}") from None
+        wanted = math.prod(shape) * dtype.itemsize  # Python's integers: no declared shape wraps around
+        if wanted > entry.file_size:
             raise DataError(f"{path}: {entry.filename} declares shape {shape}, more than its {entry.file_size} bytes")
-    with archive.open(entry) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+        content = file.read()  # to the end, where the zip's checksum is compared
+    if len(content) != wanted:
+        raise DataError(f"{path}: {entry.filename} holds {len(content)} bytes, its header says {wanted}")
+    array = np.frombuffer(content, dtype) if wanted else np.empty(math.prod(shape), dtype)
+    return array.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _parts(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[list[str], str]:

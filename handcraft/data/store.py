@@ -35,6 +35,7 @@ from handcraft.data.manifest import (
     require_disjoint,
     split_hash,
 )
+from handcraft.data.npy import read_header
 from handcraft.data.part import SCHEMA
 from handcraft.data.writer import StoreWriter
 from handcraft.errors import DataError
@@ -164,12 +165,9 @@ class Store:
         path = self._file(part, LANDMARKS)
         try:
             with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                if version != (1, 0):
-                    raise ValueError(f"npy version {version}, expected 1.0")
-                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+                shape, fortran_order, dtype = read_header(file)
                 start = file.tell()
-        except (ValueError, TypeError, OSError, EOFError) as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"{path}: not a readable array file ({error}); {REMEDY}") from None
         allowed = ("<f4",) if self.manifest.stage == "raw" else ("<f4", "<f2")
         expected = (part.rows, *self.manifest.points)

@@ -225,7 +225,7 @@ class Bomb:
 def test_pickles_are_refused_unread(tmp_path):
     Bomb.mark = tmp_path / "exploded"
     npz = save(tmp_path, arrays(class_names=np.array([Bomb(), Bomb(), Bomb()], dtype=object)))
-    with pytest.raises(DataError, match=r"class_names\.npy holds pickled Python objects"):
+    with pytest.raises(DataError, match=r"class_names\.npy cannot be read: it holds pickled Python objects"):
         import_arrays(npz, tmp_path / "s")
     np.save(tmp_path / "lone.npy", np.array([Bomb()], dtype=object))
     with pytest.raises(DataError, match="not a readable"):
@@ -260,13 +260,36 @@ def header(shape: tuple[int, ...]) -> bytes:
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2**40, 33, 3), "declares shape"), ((2**62, 4), "declares shape"), ((-5, 3), "declares shape|negative")],
+    [((2**40, 33, 3), "declares shape"), ((2**62, 4), "declares shape"), ((-5, 3), "negative size")],
 )
 def test_a_header_that_asks_for_more_than_the_file_holds_is_refused_before_allocation(tmp_path, shape, message):
     with zipfile.ZipFile(tmp_path / "signs.npz", "w") as archive:
         archive.writestr("pose.npy", header(shape) + b"\0" * 64)
     with pytest.raises(DataError, match=message):
         read_npz(tmp_path / "signs.npz")
+
+
+def test_headers_that_are_no_headers_are_refused(tmp_path):
+    good = header((2, 3)) + b"\0" * 24
+    start, end = good.index(b"{"), good.index(b"}")
+    forged = [
+        good[:start] + b"(" + good[start + 1 :],
+        good[:end] + b" " + good[end + 1 :],
+        good.replace(b"<f4", b"|O "),
+        good.replace(b"<f4", b"zzz"),
+        good.replace(b"(2, 3)", b"2, 3, "),
+        good.replace(b"(2, 3)", b"(2, x)"),
+        good.replace(b"{", b"[" * 60, 1),
+        b"\x93NUMPY\x09\x00" + good[8:],
+        good[:9],
+        good + b"\0",
+        good[:-1],
+    ]
+    for content in forged:
+        with zipfile.ZipFile(tmp_path / "signs.npz", "w") as archive:
+            archive.writestr("pose.npy", content)
+        with pytest.raises(DataError, match=r"signs\.npz: pose\.npy"):
+            read_npz(tmp_path / "signs.npz")
 
 
 def test_a_zip_that_lies_about_its_sizes_is_refused(tmp_path):

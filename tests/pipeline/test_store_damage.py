@@ -185,6 +185,9 @@ ARRAYS = {
     "rows that the file lacks": header((10, J, 3)),
     "rows beyond memory": header((2**62, J, 3)),
     "negative rows": header((-10, J, 3)),
+    "no header": npy(GOOD).replace(b"{", b"(", 1),
+    "header without end": npy(GOOD).replace(b"}", b" ", 1),
+    "npy version 9": npy(GOOD)[:6] + b"\x09" + npy(GOOD)[7:],
     "structured": npy(np.zeros((10, J, 3), [("x", "<f4")])),
 }
 
@@ -201,7 +204,7 @@ def test_pickled_frames_are_refused_unread(store, tmp_path):
     bomb[:] = Bomb()
     for content in (npy(bomb), pickle.dumps(Bomb()), header((10, J, 3), "|O") + pickle.dumps(Bomb())):
         replace(store, LANDMARKS, content)
-        refused(store, LANDMARKS, "not a readable array|holds .O")
+        refused(store, LANDMARKS, "not a readable array")
     assert not Bomb.mark.exists()
 
 
