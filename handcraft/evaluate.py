@@ -80,11 +80,11 @@ def evaluate_generator(
     """How well both twins continue held-out clips, without noise, beside the two predictors that learn nothing.
 
     Returns plain values, ready for JSON: `mpjpe` and `frame_error` over both twins' frames; under `forward` and
-    `reversed` the same for each, with `per_landmark` errors; under `baselines` the same figures of each baseline on the
-    same points, and for each twin the `margin` of the generator over it (share of landmarks on which the generator is
-    nearer, median and worst ratio of the errors); `splice_jump` of clips generated from these windows with `seed` and
-    the training noise, beside that of the `real` windows; `clips`, `split`, `signatures`. A figure is None where
-    nothing could be compared. Raises as `evaluate_classifier` does.
+    `reversed` the same for each, with the mpjpe `per_landmark` in the layout's order; under `baselines` the same
+    figures of each baseline on the same points, and for each twin the `margin` of the generator over it (share of
+    landmarks on which the generator is nearer, median and worst ratio of the errors); `splice_jump` of clips generated
+    from these windows with `seed` and the training noise, beside that of the `real` windows; `clips`, `split`,
+    `signatures`. A figure is None where nothing could be compared. Raises as `evaluate_classifier` does.
     """
     forward, reversed = as_checkpoint(forward), as_checkpoint(reversed)
     require_twins(forward, reversed)
@@ -109,7 +109,11 @@ class _Scores:
         self.points, self.frames = PointError.empty(clips.frames.shape[1]), FrameError()
 
     def figures(self) -> dict:
-        return {"mpjpe": self.points.value, "frame_error": self.frames.value}
+        return {
+            "mpjpe": self.points.value,
+            "frame_error": self.frames.value,
+            "per_landmark": self.points.per_landmark,
+        }
 
 
 def _score_twin(checkpoint: Checkpoint, part: Batch, scores: dict[str, _Scores]) -> None:
@@ -157,7 +161,7 @@ def _report(
     unit = "unknown" if clips.preprocess is None else UNITS[clips.preprocess.centre]
     report = {"clips": len(clips), "split": split, **both["generator"]}
     for twin, found in scores.items():
-        report[twin] = found["generator"].figures() | {"per_landmark": found["generator"].points.per_landmark}
+        report[twin] = found["generator"].figures()
     report["baselines"] = {
         name: {
             **both[name],

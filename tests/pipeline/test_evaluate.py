@@ -146,6 +146,8 @@ def test_generator_report_agrees_with_counting_by_hand(mode):
         for kind in ("repeat_last", "constant_velocity"):
             found = report["baselines"][kind][name]
             assert found["mpjpe"] == pytest.approx(np.mean(points[name, kind]), rel=1e-4)
+            assert len(found["per_landmark"]) == 48
+            assert np.average(found["per_landmark"]) == pytest.approx(found["mpjpe"], rel=0.2), "hands are seen less"
             assert found["frame_error"] == pytest.approx(np.mean(frames[name, kind]), rel=1e-4)
     for figure, values in (("mpjpe", points), ("frame_error", frames)):
         everything = values["forward", "generator"] + values["reversed", "generator"]
