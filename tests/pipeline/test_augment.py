@@ -93,6 +93,9 @@ def test_sub_windows_of_a_resampled_clip():
     assert share.mean().item() == pytest.approx(0.9, abs=0.005)
     place = (begin / (length - span))[length > 1]  # 0 = at the start, 1 = at the end
     assert place.mean().item() == pytest.approx(0.5, abs=0.02)
+    u = philox.uniform(0, torch.arange(4000), 4, 0, 1)[:, 0].double()  # words 2 and 3 of the quad `augment` draws from
+    torch.testing.assert_close(share, 0.8 + 0.2 * u[length > 1, 2])
+    torch.testing.assert_close(place, u[length > 1, 3])
     assert np.corrcoef(place, share)[0, 1] == pytest.approx(0, abs=0.06)
     assert (span[length == 1] == 1).all()
     assert (begin[length == 1] == 0).all()
