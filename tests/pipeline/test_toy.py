@@ -35,10 +35,10 @@ def distance(points, first, second):
 
 @pytest.fixture(scope="module")
 def default():
-    """The default data set and the seconds it took."""
-    start = time.perf_counter()
+    """The default data set and the processor seconds it took (a busy machine stretches any other clock)."""
+    start = time.process_time()
     clips = list(toy_clips())
-    return clips, time.perf_counter() - start
+    return clips, time.process_time() - start
 
 
 def test_same_seed_same_clips_and_more_classes_or_clips_keep_them():
@@ -268,7 +268,7 @@ def test_recognition_is_neither_trivial_nor_hopeless(default):
 
 
 def test_generation_is_fast(default):
-    assert default[1] < 20  # about two seconds on one free core; the rest is for a busy machine
+    assert default[1] < 8  # two seconds on a core of 2024
 
 
 def test_make_toy_writes_a_raw_store(tmp_path):
