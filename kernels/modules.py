@@ -207,7 +207,9 @@ class CMLPe(nn.Module):
         Returns:
             (B,M,D) in the dtype of x.
         """
-        e = self.class_embedding[label][:, None].expand(-1, self.mod_weight.shape[0], -1)  # (B,K,E)
+        checks.index("CMLPe", "label", label, "(B,)", (x.shape[0],), x, self.class_embedding.shape[0])
+        # not class_embedding[label]: the backward pass of indexing adds up in any order on several threads
+        e = F.embedding(label, self.class_embedding)[:, None].expand(-1, self.mod_weight.shape[0], -1)  # (B,K,E)
         if eps is not None:
             e = e + eps
         return cmlpe(x, e, self.params(), backend=self.backend)

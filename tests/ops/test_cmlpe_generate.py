@@ -1,0 +1,226 @@
+"""cmlpe_generate: both twins, noise, missing landmarks, and bytes that do not depend on the batch."""
+
+import numpy as np
+import oracles
+import pytest
+import tolerances
+import torch
+from handcraft.kernels import CMLPeParams, cmlpe_generate, dispatch, philox
+
+CLASSES, DIM, FRAMES, SEED = 5, 21, 8, 2**40 + 3
+
+
+def setting(batch, dtype=torch.float32, dim=DIM):
+    """Twins with unlike weights, contexts with holes, statistics, and indices for `batch` clips."""
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(40, 2 * FRAMES, dim, generator=generator) * 3 + 1
+    context[torch.rand(context.shape, generator=generator) < 0.1] = float("nan")
+    return {
+        "params": CMLPeParams.random(CLASSES, dim, FRAMES, 3, 6, seed=1),
+        "reverse_params": CMLPeParams.random(CLASSES, dim, FRAMES, 3, 6, seed=2),
+        "context": context.to(dtype),
+        "row": torch.randint(0, 40, (batch,), generator=generator),
+        "label": torch.randint(0, CLASSES, (batch,), generator=generator),
+        "clip_id": torch.randint(0, 2**62, (batch,), generator=generator),
+        "mean": torch.randn(dim, generator=generator),
+        "std": torch.rand(dim, generator=generator) + 0.5,
+    }
+
+
+def subset(given, index):
+    return {name: value[index] if name in ("row", "label", "clip_id") else value for name, value in given.items()}
+
+
+def oracle(given, noise=0.1):
+    """The definition, clip by clip in NumPy float64; the noise is Philox's."""
+    forward, backward = (
+        CMLPeParams(*(value.double().numpy() for value in given[name])) for name in ("params", "reverse_params")
+    )
+    mean, std = (given[name].double().numpy() for name in ("mean", "std"))
+    clips = []
+    for row, label, clip in zip(given["row"].tolist(), given["label"].tolist(), given["clip_id"], strict=True):
+        window = (given["context"][row].double().numpy() - mean) / std
+        window = np.where(np.isnan(window), 0, window)
+        halves = []
+        for p, stream, x in ((backward, 1, window[FRAMES:][::-1]), (forward, 0, window[:FRAMES])):
+            eps = philox.normal(SEED, clip[None], stream, 3, 6).double().numpy()
+            halves.append(oracles.cmlpe(x[None], p.class_embedding[label] + noise * eps, p)[0])
+        clips.append(np.concatenate((halves[0][::-1], halves[1])) * std + mean)
+    return torch.from_numpy(np.stack(clips))
+
+
+def test_agrees_with_numpy():
+    given = setting(9, torch.float64)
+    assert tolerances.error(cmlpe_generate(**given, seed=SEED), oracle(given)) < tolerances.ORACLE
+    assert tolerances.error(cmlpe_generate(**given, seed=SEED, noise=0.0), oracle(given, 0.0)) < tolerances.ORACLE
+    assert tolerances.error(cmlpe_generate(**given, seed=SEED, noise=2), oracle(given, 2)) < tolerances.ORACLE
+
+
+def test_fp32_error():
+    given = setting(33)
+    truth = oracle(given)
+    out = cmlpe_generate(**given, seed=SEED)
+    assert out.dtype == torch.float32
+    assert tolerances.error(out, truth) < 10 * tolerances.SLACK[torch.float32]
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    ("dim", "threads", "sizes"),
+    [(DIM, 1, (1, 7, 64, 257, 600)), (144, 1, (1, 7, 64, 257, 600)), (144, 2, (1, 257))],
+)
+def test_bytes_do_not_depend_on_batch_order_or_threads(dim, threads, sizes):
+    given = setting(600, dim=dim)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole = cmlpe_generate(**given, seed=SEED)
+        torch.set_num_threads(threads)
+        for size in sizes:
+            order = torch.randperm(600, generator=torch.Generator().manual_seed(size))
+            for start in range(0, 600 if size > 60 else 4 * size, size):
+                index = order[start : start + size]
+                assert torch.equal(cmlpe_generate(**subset(given, index), seed=SEED), whole[index]), (size, start)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_clip_depends_on_its_own_context_only():
+    given = setting(20)
+    out = cmlpe_generate(**given, seed=SEED)
+    changed = {**given, "context": given["context"].clone()}
+    mine = given["row"] == given["row"][0]
+    changed["context"][given["row"][0]] = torch.nan
+    moved = (cmlpe_generate(**changed, seed=SEED) != out).flatten(1).any(1)
+    assert torch.equal(moved, mine)
+
+
+def test_reversed_half_comes_from_the_reversed_model():
+    """Fails where the forward model fills both halves, or the reversed output is not flipped back."""
+    given = setting(6)
+    out = cmlpe_generate(**given, seed=SEED)
+    other = CMLPeParams.random(CLASSES, DIM, FRAMES, 3, 6, seed=3)
+    with_other_reverse = cmlpe_generate(**{**given, "reverse_params": other}, seed=SEED)
+    assert torch.equal(with_other_reverse[:, FRAMES:], out[:, FRAMES:])
+    assert (with_other_reverse[:, :FRAMES] != out[:, :FRAMES]).all()
+    with_other_forward = cmlpe_generate(**{**given, "params": other}, seed=SEED)
+    assert torch.equal(with_other_forward[:, :FRAMES], out[:, :FRAMES])
+    assert (with_other_forward[:, FRAMES:] != out[:, FRAMES:]).all()
+
+
+def test_forward_half_alone():
+    given = setting(6)
+    both = cmlpe_generate(**given, seed=SEED)
+    half = cmlpe_generate(**{**given, "reverse_params": None}, seed=SEED)
+    assert half.shape == (6, FRAMES, DIM)
+    assert torch.equal(half, both[:, FRAMES:])
+
+
+def test_label_seed_clip_and_noise_matter():
+    given = setting(6)
+    out = cmlpe_generate(**given, seed=SEED)
+    moved = [
+        cmlpe_generate(**{**given, "label": (given["label"] + 1) % CLASSES}, seed=SEED),
+        cmlpe_generate(**{**given, "clip_id": given["clip_id"] + 1}, seed=SEED),
+        cmlpe_generate(**given, seed=SEED + 1),
+        cmlpe_generate(**given, seed=SEED, noise=0.2),
+    ]
+    for other in moved:
+        assert ((other - out).abs().amax(dim=(1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("field", CMLPeParams._fields)
+@pytest.mark.parametrize("twin", ["params", "reverse_params"])
+def test_every_parameter_of_both_twins_counts(field, twin):
+    given = setting(40)
+    out = cmlpe_generate(**given, seed=SEED)
+    value = getattr(given[twin], field).clone()
+    step = 0.5 * value.square().mean().sqrt()
+    for entry in torch.randperm(value.numel(), generator=torch.Generator().manual_seed(0))[:5]:
+        corrupt = value.clone().flatten()
+        corrupt[entry] += step
+        changed = {**given, twin: given[twin]._replace(**{field: corrupt.view_as(value)})}
+        assert tolerances.error(cmlpe_generate(**changed, seed=SEED), out) > 100 * tolerances.SLACK[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_out_is_filled_in_its_dtype(dtype):
+    given = setting(70)
+    expected = cmlpe_generate(**given, seed=SEED)
+    out = torch.full((70, 2 * FRAMES, DIM), float("nan"), dtype=dtype)
+    assert cmlpe_generate(**given, seed=SEED, out=out) is out
+    assert torch.equal(out, expected.to(dtype))
+    view = torch.full((DIM, 2 * FRAMES, 140), float("nan"), dtype=dtype)[:, :, ::2].permute(2, 1, 0)
+    cmlpe_generate(**given, seed=SEED, out=view)
+    assert torch.equal(view, out)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_context(dtype):
+    given = setting(10, dtype)
+    out = cmlpe_generate(**given, seed=SEED)
+    assert out.dtype == dtype
+    exact = cmlpe_generate(**{**given, "context": given["context"].float()}, seed=SEED)
+    assert torch.equal(out, exact.to(dtype))
+
+
+def test_without_statistics_and_with_strided_input():
+    given = setting(10)
+    ones = {"mean": torch.zeros(DIM), "std": torch.ones(DIM)}
+    plain = cmlpe_generate(**{**given, "mean": None, "std": None}, seed=SEED)
+    assert torch.equal(plain, cmlpe_generate(**{**given, **ones}, seed=SEED))
+    buffer = torch.zeros(40, 2 * DIM, 2 * FRAMES)
+    strided = buffer[:, ::2].mT.copy_(given["context"])
+    rows = torch.stack((given["row"], given["row"]), 1)[:, 0]
+    moved = {**given, "context": strided, "row": rows}
+    assert torch.equal(cmlpe_generate(**moved, seed=SEED), cmlpe_generate(**given, seed=SEED))
+
+
+def test_no_gradient_no_overwriting_no_autocast():
+    given = setting(5)
+    given["params"] = CMLPeParams(*(value.requires_grad_() for value in given["params"]))
+    kept = given["context"].clone()
+    out = cmlpe_generate(**given, seed=SEED)
+    assert not out.requires_grad
+    assert torch.equal(given["context"].isnan(), kept.isnan())
+    assert torch.equal(given["context"].nan_to_num(), kept.nan_to_num())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cmlpe_generate(**given, seed=SEED), out)
+
+
+def test_empty():
+    assert cmlpe_generate(**setting(0), seed=SEED).shape == (0, 2 * FRAMES, DIM)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"context": torch.ones(40, 15, DIM)},
+            ValueError,
+            r"context has shape \(40, 15, 21\), expected .* W = 2M even",
+        ),
+        ({"context": torch.ones(40, 12, DIM)}, ValueError, r"params\.mod_weight has shape \(3, 24, 6\), expected"),
+        ({"params": None}, TypeError, "params is NoneType, expected CMLPeParams"),
+        ({"row": torch.tensor([0, 1, 40])}, ValueError, r"row has values in \[0, 40\], expected within \[0, 39\]"),
+        ({"row": torch.zeros(3)}, TypeError, r"row is torch\.float32, expected int64"),
+        ({"label": torch.tensor([0, 5, 1])}, ValueError, r"label has values in \[0, 5\], expected within \[0, 4\]"),
+        ({"label": torch.tensor([0, 1])}, ValueError, r"label has shape \(2,\), expected \(B,\) = \(3,\)"),
+        ({"clip_id": torch.arange(4)}, ValueError, r"clip_id has shape \(4,\), expected \(B,\) = \(3,\)"),
+        ({"mean": torch.ones(4)}, ValueError, r"mean has shape \(4,\), expected \(D,\) = \(21,\)"),
+        ({"std": torch.ones(DIM).half()}, TypeError, r"std is torch\.float16, expected float32"),
+        ({"seed": -1}, ValueError, r"seed is -1, expected an integer in \[0, 2\^64\)"),
+        ({"out": torch.ones(3, 8, DIM)}, ValueError, r"out has shape \(3, 8, 21\), expected \(B,W,D\) = \(3, 16, 21\)"),
+        ({"out": torch.ones(3, 16, DIM).int()}, TypeError, r"out is torch\.int32, expected float32"),
+        (
+            {"reverse_params": CMLPeParams.random(4, DIM, FRAMES, 3, 6)},
+            ValueError,
+            r"reverse_params\.class_embedding has 4 classes, expected 5 as in params",
+        ),
+        ({"backend": "triton"}, dispatch.BackendError, "backend 'triton' is not implemented in this version"),
+    ],
+)
+def test_errors(change, error, message):
+    given = {**setting(3), "seed": SEED}
+    with pytest.raises(error, match="cmlpe_generate: " + message):
+        cmlpe_generate(**{**given, **change})
