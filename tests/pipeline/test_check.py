@@ -127,6 +127,7 @@ def test_the_same_group_in_train_and_test(tmp_path):
 def test_no_group_is_no_leak(tmp_path):
     report = check_store(write(tmp_path / "s", *({"group": ""} for _ in range(8))))
     assert report.ok
+    assert report.groups == {}
     assert any("no clip names its group" in note for note in report.notes)
 
 
