@@ -4,6 +4,8 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
+from handcraft.kernels import checks
 from handcraft.kernels.cmlpe.op import cmlpe
 from handcraft.kernels.dct_linear.op import dct_linear
 from handcraft.kernels.mamba_block.op import mamba_block
