@@ -29,7 +29,7 @@ from handcraft.config import (
 from handcraft.data.batches import Batch, evaluation_batches, sample_batch, training_batch
 from handcraft.data.clips import Clips
 from handcraft.data.manifest import hex_digests, split_hash
-from handcraft.data.statistics import Statistics, compute
+from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.losses import motion_loss
 from handcraft.metrics.motion import PointError, comparable
@@ -77,7 +77,7 @@ class _ClipTask(ABC):
         augment: AugmentConfig,
         statistics: Statistics | None,
         initial: Checkpoint | None,
-        seen: Sequence[str],
+        seen: Sequence[str] | None,
     ):
         self.clips, self.valid_clips = clips.subset(train), clips.subset(valid)
         if not len(self.clips):
@@ -92,14 +92,14 @@ class _ClipTask(ABC):
         if statistics is None:
             if initial is not None:
                 statistics = initial.statistics
-            elif recipe.statistics == "train":
-                statistics = compute(self.clips)
+            elif recipe.statistics == "authors":
+                statistics = authors(clips.layout, clips.frames.shape[2])
             else:
-                raise ConfigError(f"statistics: {recipe.statistics} asks for given constants, but none were given")
+                statistics = compute(self.clips)
         self.statistics = statistics
-        both = np.concatenate([self.clips.digest, self.valid_clips.digest])
-        before = () if initial is None else initial.seen_clips
-        self.seen_clips = tuple(sorted({*hex_digests(both), *before, *seen}))
+        if seen is None:
+            seen = hex_digests(np.concatenate([self.clips.digest, self.valid_clips.digest]))
+        self.seen_clips = tuple(sorted({*seen, *(() if initial is None else initial.seen_clips)}))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.model = build(self.model_config)
@@ -252,7 +252,7 @@ class GeneratorTask(_ClipTask):
             augment=recipe.augment,
             statistics=statistics,
             initial=None,
-            seen=(),
+            seen=None,
         )
 
     def batch_loss(self, batch: Batch) -> Tensor:
@@ -287,7 +287,8 @@ class ClassifierTask(_ClipTask):
     augment: use the recipe's augmentation (random crops of longer clips in wrap and zero mode are part of windowing
     and always on). init_from: a checkpoint of the same model whose weights are the start, and whose statistics are
     used; optimiser and schedule are fresh. statistics: use these, as pretraining on synthetic clips does with the
-    real training clips'. seen: digests of clips behind the training clips, `seen_clips` of a synthetic store.
+    real training clips'. seen: digests of the real clips behind synthetic training clips (`seen_clips` of their store);
+    by default the clips are real and count themselves.
     """
 
     def __init__(
@@ -301,7 +302,7 @@ class ClassifierTask(_ClipTask):
         augment: bool,
         init_from: Checkpoint | Path | str | None = None,
         statistics: Statistics | None = None,
-        seen: Sequence[str] = (),
+        seen: Sequence[str] | None = None,
     ):
         if recipe.window.frames != recipe.model.frames:
             raise ConfigError(
