@@ -208,6 +208,9 @@ class CMLPe(nn.Module):
 
         Returns:
             (B,M,D) in the dtype of x.
+
+        Raises:
+            TypeError, ValueError: an argument that is not as named here.
         """
         checks.index("CMLPe", "label", label, "(B,)", (x.shape[0],), x, self.class_embedding.shape[0])
         # not class_embedding[label]: the backward pass of indexing adds up in any order on several threads

@@ -46,6 +46,32 @@ def test_cmlpe_forward_adds_noise_to_the_class_embedding():
     assert not net.class_embedding.grad[[1, 2, 4, 5]].any()
 
 
+def test_cmlpe_embedding_gradient_repeats_bitwise_on_two_threads():
+    """Indexing adds its gradients up in any order on several threads; a resumed run has to continue bit for bit."""
+    net = CMLPe(classes=3, dim=4, context=8, blocks=1, embedding=64)
+    net.load_state_dict(CMLPeParams.random(3, 4, 8, 1, 64)._asdict())
+    x, label, eps = torch.randn(512, 8, 4), torch.arange(512) % 3, torch.randn(512, 1, 64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = set()
+        for _ in range(5):
+            (grad,) = torch.autograd.grad(net(x, label, eps).sin().sum(), net.class_embedding)
+            found.add(grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
+def test_cmlpe_names_a_bad_label():
+    net = CMLPe(classes=3, dim=4)
+    x = torch.randn(2, 16, 4)
+    with pytest.raises(ValueError, match=r"CMLPe: label has values in \[0, 3\], expected within \[0, 2\]"):
+        net(x, torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"CMLPe: label has shape \(1,\), expected \(B,\) = \(2,\)"):
+        net(x, torch.tensor([0]))
+
+
 def test_mamba_state_dict_is_that_of_mamba_ssm():
     block = MambaBlock(40, state=6, conv=3, expand=2)
     expected = {

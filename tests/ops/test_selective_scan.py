@@ -1,4 +1,4 @@
-"""selective_scan: every form of its arguments, last state, chunks, memory. The shared contract is in test_contract.py."""
+"""selective_scan: the forms of its arguments, last state, chunks. The shared contract is in test_contract.py."""
 
 import itertools
 
