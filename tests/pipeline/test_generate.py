@@ -110,14 +110,20 @@ def test_what_the_source_misses_is_missing_in_the_same_frames(clips, twins, tmp_
 def test_the_store_says_what_it_is_and_reads_back_as_training_clips(clips, twins, tmp_path):
     forward, reversed = twins
     reversed = replace(reversed, seen_clips=("00000000000000ff",))
-    store = generate(forward, reversed, clips.subset(range(24)), tmp_path / "s", per_class=4, seed=2)
+    # the sources need not be the very clips that the generators were trained on
+    sources = replace(clips, digest=clips.digest + np.uint64(1))
+    store = generate(forward, reversed, sources, tmp_path / "s", per_class=4, seed=2)
     manifest = store.manifest
     assert (manifest.stage, manifest.layout, manifest.coordinates) == ("centred", "pose_hands48", "xy")
     assert manifest.classes == clips.classes
     assert store.dtype == np.float16
     assert len(store) == 12
     assert set(store.splits) == {"train"}
-    assert set(manifest.seen_clips) == {*hex_digests(clips.digest), "00000000000000ff"}
+    assert set(manifest.seen_clips) == {
+        *hex_digests(clips.digest),
+        *hex_digests(sources.digest),
+        "00000000000000ff",
+    }
     assert manifest.source["seed"] == 2
     assert manifest.source["forward"] == forward.sha256
     assert manifest.source["reversed"] == reversed.sha256
