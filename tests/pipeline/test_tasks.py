@@ -325,10 +325,13 @@ def test_weights_of_another_model_are_refused(pretrained, field, change):
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 @pytest.mark.parametrize("tokens", ["dct", "frames"])
 def test_classifiers_learn(tmp_path, kind, tokens):
-    recipe = small_recipe(kind, steps=100, batch=16, lr=1e-2, optimizer="adam", lookahead=False, validate_every=20)
+    rate = {"transformer_sl": 1e-2, "mamba_sl": 3e-2}[kind]
+    recipe = small_recipe(
+        kind, steps=80, batch=16, lr=rate, optimizer="adam", lookahead=False, validate_every=20, checkpoint_every=80
+    )
     recipe = replace(recipe, model=replace(recipe.model, tokens=tokens))
-    done = train(small_task(kind, clips=small_clips(per_class=12), recipe=recipe), tmp_path)
-    assert done.best_metrics["top1"] > 0.85
+    done = train(small_task(kind, clips=small_clips(per_class=24), recipe=recipe), tmp_path)
+    assert done.best_metrics["top1"] > 0.7  # by chance 0.33
 
 
 @pytest.mark.parametrize("reverse", [False, True])
