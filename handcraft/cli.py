@@ -1,0 +1,371 @@
+"""The `handcraft` command. Each subcommand is one function here with typed arguments, from which tyro makes the help
+and the checks, and calls the library; errors the package raises on purpose end in one line and exit code 2.
+
+    handcraft --help                what there is
+    handcraft run small --help      every field of the recipe `small`, with its value, to be overridden
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from handcraft.config import Recipe
+from handcraft.errors import ConfigError, HandcraftError
+from handcraft.recipe import check_recipe, load_recipe, recipe_names
+
+Store = Annotated[Path, arg(metavar="STORE")]
+Folder = Annotated[Path, arg(metavar="DIR")]
+
+
+def data_check(store: Positional[Store]) -> int:
+    """Is a store fit to train on? Checksums, missing landmarks by part, frames a clip, class balance, duplicates and
+    split leaks. Exit code 1 if there are problems.
+
+    Args:
+        store: the store's folder.
+    """
+    from rich.console import Console
+
+    from handcraft.data.check import check_store
+
+    report = check_store(store)
+    Console().print(report)
+    return 0 if report.ok else 1
+
+
+def data_toy(out: Positional[Folder], classes: int = 12, clips: int = 40, signers: int = 6, seed: int = 0) -> int:
+    """Make a store of procedurally generated signs, to try everything with.
+
+    Args:
+        out: folder of the new store.
+        classes: number of signs.
+        clips: clips of each sign.
+        signers: number of signers, who share the clips.
+        seed: of everything random.
+    """
+    from handcraft.data.toy import make_toy
+
+    make_toy(out, classes=classes, clips=clips, signers=signers, seed=seed)
+    print(f"{out}: {classes * clips} toy clips of {classes} classes by {signers} signers")
+    return 0
+
+
+def data_import_arrays(
+    file: Positional[Annotated[Path, arg(metavar="FILE.npz")]],
+    out: Positional[Folder],
+    group: str | None = None,
+    fps: float | None = None,
+    licence: str | None = None,
+    aspect: float | None = None,
+) -> int:
+    """Turn arrays (pose, left_hand, right_hand, [face], lengths, y, class_names, [split]) into a store.
+
+    Args:
+        file: a .npz without pickles; NaN = missing.
+        out: folder of the new store.
+        group: name of the array that tells signers or sessions apart.
+        fps: frames a second of the recordings, where known.
+        licence: licence of the data, where known.
+        aspect: width / height of the pictures, where known.
+    """
+    from handcraft.data.arrays import import_arrays
+
+    print("\n".join(import_arrays(file, out, group=group, fps=fps, licence=licence, aspect=aspect).lines()))
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainGenerator:
+    """Train the twin generators on a store's training clips, into OUT/forward and OUT/reversed."""
+
+    data: Store
+    """Store with the clips."""
+    out: Folder
+    """Folder for logs and checkpoints."""
+    twin: Literal["both", "forward", "reversed"] = "both"
+    seed: int = 0
+    clips_per_class: int | None = None
+    """Draw that many training clips of each class, by seed."""
+    resume: bool = False
+    """Continue a stopped run; the result is that of an uninterrupted one."""
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def train_generator(options: TrainGenerator) -> int:
+    from handcraft.training import TWINS
+    from handcraft.training import train_generator as train
+
+    data = _data(options)
+    for twin in TWINS if options.twin == "both" else (options.twin,):
+        trained = train(
+            data,
+            options.recipe,
+            options.out / twin,
+            reverse=twin == "reversed",
+            seed=options.seed,
+            resume=options.resume,
+        )
+        _print_trained(twin, trained)
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainClassifier:
+    """Train Transformer-SL or Mamba-SL on a store's training clips, if wished after pretraining on synthetic ones."""
+
+    data: Store
+    """Store with the real clips."""
+    out: Folder
+    """Folder for logs and checkpoints."""
+    model: Literal["transformer", "mamba"] = "transformer"
+    synthetic: Store | None = None
+    """Store of synthetic clips to pretrain on (`handcraft generate`)."""
+    pretrain: float | None = None
+    """Share of the steps spent on synthetic clips first; the recipe's where not given."""
+    augment: bool = False
+    """Use the recipe's augmentation."""
+    seed: int = 0
+    clips_per_class: int | None = None
+    """Draw that many training clips of each class, by seed."""
+    resume: bool = False
+    """Continue a stopped run; the result is that of an uninterrupted one."""
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def train_classifier(options: TrainClassifier) -> int:
+    from handcraft.data.store import Store as Opened
+    from handcraft.training import classifier_recipe, pretrain_classifier
+    from handcraft.training import train_classifier as train
+
+    if options.pretrain is not None and options.synthetic is None:
+        raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic STORE is given to pretrain on")
+    data, part = _data(options), classifier_recipe(options.recipe, options.model)
+    start, common = None, {"seed": options.seed, "resume": options.resume}
+    if options.synthetic is not None:
+        share = options.recipe.pretrain if options.pretrain is None else options.pretrain
+        place = options.out / "pretraining"
+        start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
+    trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
+    _print_trained("classifier", trained)
+    return 0
+
+
+def generate(
+    generator: Annotated[Path, arg(metavar="DIR")],
+    data: Store,
+    out: Folder,
+    per_class: int | None = None,
+    total: int | None = None,
+    seed: int = 0,
+    batch: int = 1024,
+    missing: Literal["source", "none"] = "source",
+) -> int:
+    """Write a store of synthetic clips, made from real ones by the twin generators.
+
+    Args:
+        generator: folder with forward/ and reversed/, as `handcraft train generator` leaves it.
+        data: store with the real clips; those the generators were trained on are the sources.
+        out: folder of the new store.
+        per_class: clips of each class; give this or --total.
+        total: clips in all.
+        seed: clip i of a seed is the same however many are made.
+        batch: clips made at a time.
+        missing: `source` leaves out what the source clip lacks, `none` keeps all landmarks.
+    """
+    from handcraft.checkpoint import load
+    from handcraft.commands import seen_by
+    from handcraft.data.store import Store as Opened
+    from handcraft.generate import generate as make
+    from handcraft.predict import load_for
+
+    forward, reverse = load(generator / "forward"), load(generator / "reversed")
+    sources = seen_by(forward, load_for(forward, Opened(data)))
+    made = make(
+        forward, reverse, sources, out, per_class=per_class, total=total, seed=seed, batch=batch, missing=missing
+    )
+    print(f"{out}: {len(made)} synthetic clips of {len(made.classes)} classes from {len(sources)} real ones")
+    return 0
+
+
+def evaluate(
+    model: Positional[Annotated[Path, arg(metavar="RUN")]],
+    data: Store,
+    split: str = "test",
+    confusion: Path | None = None,
+    json: Path | None = None,
+) -> int:
+    """Score a classifier on the clips of a split, or twin generators beside predictors that learn nothing.
+
+    Args:
+        model: a classifier's run folder or checkpoint, or the folder with the generators forward/ and reversed/.
+        data: store with the clips.
+        split: which marked clips; `all` takes every clip of the store, marked or not.
+        confusion: file for the confusion matrix (CSV).
+        json: file for all figures.
+    """
+    from rich import print as show
+
+    from handcraft.commands import evaluation
+
+    figures = evaluation(model, data, split, confusion)
+    if json is not None:
+        from handcraft.files import write_json
+
+        write_json(json, figures)
+    show({name: value for name, value in figures.items() if not isinstance(value, list)})
+    return 0
+
+
+def predict(
+    store: Positional[Store],
+    model: Annotated[Path, arg(metavar="RUN")],
+    ids: tuple[str, ...] = (),
+    top: int = 5,
+    json: bool = False,
+) -> int:
+    """Recognise the clips of a store.
+
+    Args:
+        store: raw or preprocessed clips.
+        model: a classifier's run folder or checkpoint.
+        ids: the clips; all if none is named.
+        top: classes to list for each.
+        json: print one JSON object a line instead of a table.
+    """
+    from handcraft.commands import print_predictions
+
+    print_predictions(model, store, ids or None, top, as_json=json)
+    return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train the generators, generate, train both classifiers in four arms, and report: the whole recipe."""
+
+    data: Store
+    """Store with the real clips."""
+    out: Folder
+    """Folder for everything the run makes; the same call continues a stopped run."""
+    seeds: int = 3
+    clips_per_class: int | None = None
+    """Draw that many training clips of each class, by seed; the generators see only those."""
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def run(options: Run) -> int:
+    from rich.console import Console
+
+    from handcraft.report import table
+    from handcraft.run import run as go
+
+    check_recipe(options.recipe)
+    outcome = go(
+        options.recipe, options.data, options.out, seeds=options.seeds, clips_per_class=options.clips_per_class
+    )
+    Console().print(table(outcome.metrics))
+    print(f"report: {outcome.report}")
+    return 0
+
+
+def doctor() -> int:
+    """Say what is installed, which backends run and why others do not, and check every op against float64."""
+    from handcraft.doctor import examine
+
+    return 0 if examine() else 1
+
+
+COMMANDS: dict[tuple[str, ...], tuple[Callable[..., int], str, type | None]] = {
+    ("run",): (run, "the whole recipe: generators, synthetic clips, classifiers, report", Run),
+    ("data", "toy"): (data_toy, "make a store of toy signs", None),
+    ("data", "import-arrays"): (data_import_arrays, "turn arrays in an .npz into a store", None),
+    ("data", "check"): (data_check, "is a store fit to train on?", None),
+    ("train", "generator"): (train_generator, "train the twin generators", TrainGenerator),
+    ("train", "classifier"): (train_classifier, "train Transformer-SL or Mamba-SL", TrainClassifier),
+    ("generate",): (generate, "write a store of synthetic clips", None),
+    ("evaluate",): (evaluate, "score a classifier or generators", None),
+    ("predict",): (predict, "recognise the clips of a store", None),
+    ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
+}
+"""Words of the command -> function, summary, and for commands that take RECIPE first the type of their options."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process with 0 (good), 1 (problems found) or 2 (cannot be done, said why)."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("handcraft").setLevel(logging.INFO)
+    logging.getLogger("handcraft.kernels").setLevel(logging.WARNING)
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except HandcraftError as error:
+        print(f"handcraft: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        print(f"handcraft: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("handcraft: interrupted; the same command with the same folder continues where it can", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv == ["--version"]:
+        import handcraft
+
+        print(f"handcraft {handcraft.__version__}")
+        return 0
+    words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
+    if words is None:
+        asked = not argv or argv[0] in ("-h", "--help") or (len(argv) > 1 and argv[1] in ("-h", "--help"))
+        group = argv[0] if argv and any(words[0] == argv[0] for words in COMMANDS) else ""
+        print(_overview(group), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    function, _, options = COMMANDS[words]
+    rest, name = argv[len(words) :], f"handcraft {' '.join(words)}"
+    if options is None:
+        return tyro.cli(function, args=rest, prog=name)
+    if not rest or rest[0].startswith("-"):
+        asked = rest[:1] in (["-h"], ["--help"])
+        print(
+            f"usage: {name} RECIPE [options]\n\n{options.__doc__}\n\nRECIPE is one of {_recipes()}, or a .yaml file of "
+            f"your own. See `{name} small --help` for the options.",
+            file=sys.stdout if asked else sys.stderr,
+        )
+        return 0 if asked else 2
+    recipe = load_recipe(rest[0])
+    default = options(data=tyro.MISSING, out=tyro.MISSING, recipe=recipe)
+    return function(tyro.cli(options, args=rest[1:], prog=f"{name} {rest[0]}", default=default))
+
+
+def _overview(group: str = "") -> str:
+    lines = [f"  handcraft {' '.join(words):22s} {COMMANDS[words][1]}" for words in COMMANDS if group in ("", words[0])]
+    return "\n".join(["usage: handcraft COMMAND ... (each has --help)", "", *lines, "", f"recipes: {_recipes()}"])
+
+
+def _recipes() -> str:
+    return ", ".join(recipe_names())
+
+
+def _data(options: TrainGenerator | TrainClassifier):
+    """Clips and their uses for a training command."""
+    from handcraft.data.clips import load_clips
+    from handcraft.partition import partition
+    from handcraft.training import Data
+
+    check_recipe(options.recipe)
+    clips = load_clips(options.data, options.recipe.preprocess)
+    share, drawn = options.recipe.test_share, options.clips_per_class
+    return Data(clips, partition(clips, seed=options.seed, test_share=share, clips_per_class=drawn))
+
+
+def _print_trained(name: str, trained) -> None:
+    metrics = ", ".join(f"{key} {value:.4g}" for key, value in (trained.best_metrics or {}).items())
+    print(
+        f"{name}: {trained.steps} steps, best checkpoint {trained.best}" + (f" (validation {metrics})" * bool(metrics))
+    )

@@ -1,0 +1,176 @@
+"""`handcraft doctor`: what is installed, which backends run and why others do not, and whether the ops compute what
+they should on this machine.
+
+The self-check runs every op that a backend implements, with random O(1/sqrt(fan-in)) weights, in float32 on each
+device, forward and backward, and compares it with the reference in float64.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+import handcraft
+from handcraft import kernels
+from handcraft.kernels import CMLPeParams, MambaParams, dispatch, env
+
+TOLERANCE = 2e-4
+"""Largest error of a float32 op against float64, relative to the largest magnitude of the output."""
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "torchmetrics", "tyro", "triton")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One op, one backend, one device. `reason` says why it could not run; `error` is None then."""
+
+    op: str
+    backend: str
+    device: str
+    error: float | None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.error is not None and self.error <= TOLERANCE
+
+
+def self_check() -> list[Check]:
+    """Run every implemented (op, backend) on every device of this machine that the backend serves."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    found = []
+    for op in dispatch.OPS:
+        expected = _call(op, "reference", "cpu", torch.float64)
+        for rule in dispatch.RULES:
+            if rule.op != op or not env.backend(rule.backend).available:
+                continue
+            for device in devices:
+                if rule.devices is None or device in rule.devices:
+                    found.append(_compare(op, rule.backend, device, expected))
+    return found
+
+
+def _compare(op: str, backend: str, device: str, expected: Tensor) -> Check:
+    try:
+        got = _call(op, backend, device, torch.float32).double().cpu()
+    except Exception as error:  # a broken kernel may raise anything, and the others are still to be checked
+        return Check(op, backend, device, None, f"{type(error).__name__}: {error}")
+    return Check(op, backend, device, float((got - expected).abs().max() / expected.abs().max()))
+
+
+def _call(op: str, backend: str, device: str, dtype: torch.dtype) -> Tensor:
+    """Output of `op` on fixed random input: forward, and for differentiable ops the input's gradient beside it."""
+    generator = torch.Generator().manual_seed(20)
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+        return drawn.to(device, dtype)
+
+    calls: dict[str, Callable[[], Tensor]] = {
+        "dct_linear": lambda: kernels.dct_linear(
+            first, draw(80, 48, scale=48**-0.5), draw(80), cls=draw(80), position=draw(33, 80), backend=backend
+        ),
+        "adaln_mlp": lambda: kernels.adaln_mlp(
+            first,
+            *(draw(4, 16) for _ in range(3)),
+            *(draw(48), draw(48), draw(16, 16, scale=0.25), draw(16)),
+            backend=backend,
+        ),
+        "adaln_mlp_stack": lambda: kernels.adaln_mlp_stack(
+            first, draw(4, 6, 32), _cmlpe(device, dtype), backend=backend
+        ),
+        "cmlpe": lambda: kernels.cmlpe(first, draw(4, 6, 32), _cmlpe(device, dtype), backend=backend),
+        "cmlpe_generate": lambda: kernels.cmlpe_generate(
+            _cmlpe(device, dtype),
+            _cmlpe(device, dtype, seed=1),
+            first,
+            torch.arange(4, device=device),
+            torch.arange(4, device=device) % 5,
+            torch.arange(4, device=device),
+            seed=7,
+            backend=backend,
+        ),
+        "selective_scan": lambda: kernels.selective_scan(
+            first,
+            draw(4, 48, 33),
+            -draw(48, 16).exp(),
+            *(draw(4, 16, 33), draw(4, 16, 33), draw(48), draw(4, 48, 33), draw(48)),
+            delta_softplus=True,
+            backend=backend,
+        ),
+        "mamba_block": lambda: kernels.mamba_block(first, _mamba(device, dtype), backend=backend),
+    }
+    shapes = {
+        "dct_linear": (4, 32, 48),
+        "adaln_mlp": (4, 48, 16),
+        "adaln_mlp_stack": (4, 48, 16),
+        "cmlpe": (4, 16, 48),
+        "cmlpe_generate": (4, 32, 48),
+        "selective_scan": (4, 48, 33),
+        "mamba_block": (4, 33, 32),
+    }
+    first = draw(*shapes[op])
+    if op == "cmlpe_generate":
+        return calls[op]()
+    first.requires_grad_()
+    out = calls[op]()
+    (gradient,) = torch.autograd.grad(out.sin().sum(), first)
+    return torch.cat([out.detach().flatten(), gradient.flatten()])
+
+
+def _cmlpe(device: str, dtype: torch.dtype, seed: int = 0) -> CMLPeParams:
+    return CMLPeParams(*(tensor.to(device, dtype) for tensor in CMLPeParams.random(5, 48, seed=seed)))
+
+
+def _mamba(device: str, dtype: torch.dtype) -> MambaParams:
+    return MambaParams(*(tensor.to(device, dtype) for tensor in MambaParams.random(32)))
+
+
+def examine(console: Console | None = None) -> bool:
+    """Print the whole report; False if an op gives wrong numbers."""
+    console = console or Console()
+    versions = Table("library", "version", title="Versions")
+    versions.add_row("handcraft", handcraft.__version__)
+    versions.add_row("python", f"{sys.version.split()[0]}, {platform.platform()}")
+    for name in LIBRARIES:
+        try:
+            versions.add_row(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            versions.add_row(name, "not installed")
+    console.print(versions)
+    probes = Table("looked for", "there", "what was found", "to install", title="This machine")
+    for probe in env.report():
+        probes.add_row(probe.name, "yes" if probe.available else "no", escape(probe.reason), escape(probe.install))
+    console.print(probes)
+    backends = Table("backend", "runs", "why, or why not", "implements", title="Backends")
+    for name in dispatch.BACKENDS:
+        if name != "auto":
+            probe = env.backend(name)
+            ops = ", ".join(dict.fromkeys(rule.op for rule in dispatch.RULES if rule.backend == name)) or "nothing yet"
+            backends.add_row(name, "yes" if probe.available else "no", escape(probe.reason), ops)
+    console.print(backends)
+    forced = os.environ.get(dispatch.VARIABLE)
+    if forced:
+        console.print(f"{dispatch.VARIABLE}={forced}: every op below runs on that backend, whatever the table says")
+    checks = self_check()
+    table = Table("op", "backend", "device", "error", "", title=f"Self-check against float64, tolerance {TOLERANCE:g}")
+    for check in checks:
+        error = "-" if check.error is None else f"{check.error:.1e}"
+        table.add_row(
+            check.op, check.backend, check.device, error, "ok" if check.ok else escape(f"WRONG {check.reason}")
+        )
+    console.print(table)
+    wrong = [check for check in checks if not check.ok]
+    if wrong:
+        console.print(
+            f"{len(wrong)} of {len(checks)} checks failed: set {dispatch.VARIABLE}=reference to go on with plain "
+            "PyTorch, and report this table"
+        )
+    return not wrong

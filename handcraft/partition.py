@@ -1,0 +1,73 @@
+"""Which clips train, validate and test in a run: the data's own split, or one made of whole groups.
+
+The test clips depend on the data alone, never on the run's seed; the draw of training clips and the validation clips
+depend on the seed (DESIGN 4.4.8).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from handcraft.data.clips import Clips
+from handcraft.data.split import draw_clips_per_class, group_split, stratified_split, validation_split
+from handcraft.data.store import split_hash
+from handcraft.errors import DataError
+
+SPLIT_SEED = 0  # of the search for test groups: fixed, so that every run on a store is tested on the same clips
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Positions in `Clips`, int64. `train` and `valid` together are the training split, or the draw from it."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    how: str
+    """In words: where the split comes from."""
+    test_groups: tuple[str, ...]
+    """Signers or sessions held out; empty where the clips have no groups."""
+
+    def describe(self, clips: Clips) -> dict:
+        """Plain values for `metrics.json`: sizes, hashes of the clips, held-out groups."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {
+            "how": self.how,
+            "test_groups": list(self.test_groups),
+            **{name: {"clips": len(index), "hash": split_hash(clips.digest[index])} for name, index in parts.items()},
+        }
+
+
+def partition(clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_class: int | None = None) -> Partition:
+    """Split `clips` for the run of `seed`.
+
+    Clips marked train and test keep their marks. Unmarked clips are split by whole groups where there are at least two
+    groups, else by class. clips_per_class: draw that many training clips of each class, by seed. Validation is a
+    stratified tenth of the training clips. `DataError`: only one of train and test is marked, a class that the split
+    leaves without training or test clips, or no possible split.
+    """
+    labels, marks = clips.label.numpy(), set(np.unique(clips.split).tolist())
+    groups = np.unique(clips.group)
+    if {"train", "test"} <= marks:
+        train, test, how = clips.split == "train", clips.split == "test", "the data's own split"
+    elif marks & {"train", "test"}:
+        found = ", ".join(sorted(repr(mark) for mark in marks))
+        raise DataError(f"the clips are marked {found}; expected both 'train' and 'test', or no marks at all")
+    elif len(groups) > 1:
+        train, test = group_split(clips.group, labels, test_share, SPLIT_SEED, clips.classes)
+        how = f"whole groups held out, {test_share:.0%} of the clips wanted"
+    else:
+        train, test = stratified_split(labels, test_share, SPLIT_SEED)
+        how = f"{test_share:.0%} of each class held out: the clips have no groups, so signers may be in both"
+    chosen = np.flatnonzero(train)
+    without = sorted(set(range(len(clips.classes))) - set(labels[chosen].tolist()))
+    if without:
+        names = ", ".join(clips.classes[i] for i in without[:5])
+        raise DataError(f"{len(without)} classes have no training clip: {names}; leave them out of the store")
+    if clips_per_class is not None:
+        chosen = draw_clips_per_class(chosen, labels, clips_per_class, seed)
+        how += f"; {clips_per_class} training clips a class drawn with seed {seed}"
+    train_index, valid_index = validation_split(chosen, labels, VALIDATION_SHARE, seed)
+    held_out = tuple(str(name) for name in np.unique(clips.group[test]) if name) if len(groups) > 1 else ()
+    return Partition(train_index, valid_index, np.flatnonzero(test), how, held_out)

@@ -1,0 +1,149 @@
+"""The three trainings of the pipeline, from clips and a recipe to a finished run's folder: twin generators, synthetic
+pretraining, classifier. The command line and `handcraft.run` both call these, so a step has one meaning.
+
+A run that stopped half way is continued, a finished one is left as it is (`handcraft.engine`).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from handcraft.config import GeneratorRecipe, MambaRecipe, Recipe, TrainConfig, TransformerRecipe
+from handcraft.data.clips import Clips, load_clips
+from handcraft.data.statistics import Statistics, authors, compute
+from handcraft.data.store import Store
+from handcraft.engine import Trained, train
+from handcraft.errors import ConfigError, DataError
+from handcraft.match import require_unseen
+from handcraft.partition import Partition
+from handcraft.tasks import ClassifierTask, GeneratorTask, planned_steps
+
+TWINS = ("forward", "reversed")
+CLASSIFIERS = ("transformer", "mamba")
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Clips in memory and what each is used for."""
+
+    clips: Clips
+    part: Partition
+
+    def statistics(self, recipe: GeneratorRecipe | TransformerRecipe | MambaRecipe) -> Statistics:
+        """Those of the training clips (validation clips left out), or the authors' constants where the recipe says."""
+        if recipe.statistics == "authors":
+            return authors(self.clips.layout, self.clips.frames.shape[2])
+        return compute(self.clips.subset(self.part.train))
+
+
+def train_generator(
+    data: Data,
+    recipe: Recipe,
+    out: Path,
+    *,
+    reverse: bool,
+    seed: int,
+    resume: bool = True,
+    progress: bool | None = None,
+) -> Trained:
+    """Train one of the twin generators on the training clips."""
+    part = recipe.generator
+    task = GeneratorTask(
+        data.clips,
+        part,
+        reverse=reverse,
+        train=data.part.train,
+        valid=data.part.valid,
+        seed=seed,
+        statistics=data.statistics(part),
+    )
+    return train(task, out, resume=resume, progress=progress)
+
+
+def classifier_recipe(recipe: Recipe, model: str) -> TransformerRecipe | MambaRecipe:
+    """The part of a recipe for "transformer" or "mamba"; `ConfigError` for another name."""
+    if model not in CLASSIFIERS:
+        raise ConfigError(f"model is {model!r}; expected one of {', '.join(CLASSIFIERS)}")
+    return getattr(recipe, model)
+
+
+def pretrain_classifier(
+    data: Data,
+    part: TransformerRecipe | MambaRecipe,
+    share: float,
+    synthetic: Store,
+    out: Path,
+    *,
+    seed: int,
+    resume: bool = True,
+    progress: bool | None = None,
+) -> Trained:
+    """Train on synthetic clips only, for `share` of the steps that the recipe spends on real ones.
+
+    Statistics are those of the real training clips. `DataError`: the generators behind the store have seen a test clip
+    (DESIGN 4.4.6), or its classes are others.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"pretrain is {share}; expected a share of the steps between 0 and 1, such as 0.1")
+    test = data.clips.subset(data.part.test)
+    require_unseen(synthetic.manifest.seen_clips, test, f"the generators of {synthetic.path}")
+    if tuple(synthetic.classes) != data.clips.classes:
+        raise DataError(
+            f"{synthetic.path}: has {len(synthetic.classes)} classes, the training data {len(data.clips.classes)}, and "
+            "they differ; generate from the same data"
+        )
+    if data.clips.preprocess is None:
+        raise DataError("synthetic pretraining needs clips that were loaded from a store")
+    made = load_clips(synthetic, data.clips.preprocess)
+    steps = max(1, round(share * planned_steps(part.train, data.clips.subset(data.part.train))))
+    task = ClassifierTask(
+        made,
+        replace(part, train=_for_steps(part.train, steps)),
+        train=np.arange(len(made)),
+        valid=(),
+        seed=seed,
+        augment=False,
+        statistics=data.statistics(part),
+        seen=synthetic.manifest.seen_clips,
+    )
+    return train(task, out, resume=resume, progress=progress)
+
+
+def train_classifier(
+    data: Data,
+    part: TransformerRecipe | MambaRecipe,
+    out: Path,
+    *,
+    augment: bool,
+    seed: int,
+    init_from: Path | None = None,
+    resume: bool = True,
+    progress: bool | None = None,
+) -> Trained:
+    """Train on the real training clips, from fresh weights or from a pretrained checkpoint (optimiser and schedule
+    always fresh). A pretrained model is refused where it has seen a test clip."""
+    task = ClassifierTask(
+        data.clips,
+        part,
+        train=data.part.train,
+        valid=data.part.valid,
+        seed=seed,
+        augment=augment,
+        init_from=init_from,
+        statistics=data.statistics(part),
+    )
+    if task.initial is not None:
+        require_unseen(task.initial.seen_clips, data.clips.subset(data.part.test), str(init_from))
+    return train(task, out, resume=resume, progress=progress)
+
+
+def _for_steps(config: TrainConfig, steps: int) -> TrainConfig:
+    """The same training for so many steps, its checkpoints and validations no further apart than the run is long."""
+    return replace(
+        config,
+        steps=steps,
+        epochs=0.0,
+        validate_every=min(config.validate_every, steps),
+        checkpoint_every=min(config.checkpoint_every, steps),
+    )
