@@ -1,8 +1,9 @@
 """Argument checks: each error names the op, the argument, what was given and what was expected."""
 
 import torch
-from handcraft.kernels.precision import ACTIVATIONS
 from torch import Tensor
+
+from handcraft.kernels.precision import ACTIVATIONS
 
 
 def tensor(op: str, name: str, value: object) -> None:

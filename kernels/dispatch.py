@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from handcraft.kernels import env
 from torch import Tensor
+
+from handcraft.kernels import env
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda", "mamba_ssm")
 VARIABLE = "HANDCRAFT_BACKEND"

@@ -5,12 +5,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from handcraft.kernels import checks
 from handcraft.kernels.cmlpe.op import cmlpe
 from handcraft.kernels.dct_linear.op import dct_linear
 from handcraft.kernels.mamba_block.op import mamba_block
 from handcraft.kernels.params import CMLPeParams, MambaParams
-from torch import Tensor, nn
 
 TINY_GAIN = 1e-8
 """Xavier gain of F_k and W_out: a new generator repeats the last frame, yet gradients reach every parameter."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import oracles
 import torch
-from handcraft.kernels import CMLPeParams, MambaParams
 from torch import Tensor
 
 from handcraft import kernels
+from handcraft.kernels import CMLPeParams, MambaParams
 
 Tensors = dict[str, Tensor]
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import torch
-from handcraft.kernels import CMLPeParams
 from small_clips import small_task
 
 from handcraft.checkpoint import Checkpoint
+from handcraft.kernels import CMLPeParams
 
 
 def twin(clips, *, reverse: bool, recipe=None, scale: float = 0.3) -> Checkpoint:

@@ -1,10 +1,11 @@
 """adaln_mlp and adaln_mlp_stack: the public functions; their docstrings are the contract."""
 
+from torch import Tensor
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp import reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference.adaln_mlp}
 STACK_IMPLEMENTATIONS = {"reference": reference.adaln_mlp_stack}

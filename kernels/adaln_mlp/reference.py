@@ -6,9 +6,10 @@ coefficients is one (M,M) x (M, B*D) product for the whole batch.
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import compute_dtype
-from torch import Tensor
 
 EPS = 1e-5
 

@@ -1,12 +1,13 @@
 """cmlpe_generate: the public function; its docstring is the contract."""
 
 import torch
+from torch import Tensor
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp.op import check_params
 from handcraft.kernels.cmlpe import reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import ACTIVATIONS, outside_autocast
-from torch import Tensor
 
 OP = "cmlpe_generate"
 IMPLEMENTATIONS = {"reference": reference.cmlpe_generate}

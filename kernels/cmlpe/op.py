@@ -1,11 +1,12 @@
 """cmlpe: the public function; its docstring is the contract."""
 
+from torch import Tensor
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp.op import check_params
 from handcraft.kernels.cmlpe import reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from torch import Tensor
 
 OP = "cmlpe"
 IMPLEMENTATIONS = {"reference": reference.cmlpe}

@@ -2,12 +2,13 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from handcraft.kernels import philox
 from handcraft.kernels.adaln_mlp import reference as adaln
 from handcraft.kernels.dct import dct_matrix
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import compute_dtype
-from torch import Tensor
 
 CHUNK = {"cpu": 64}
 CHUNK_ELSEWHERE = 4096

@@ -1,9 +1,10 @@
 """dct_linear: the public function; its docstring is the contract."""
 
+from torch import Tensor
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.dct_linear import reference
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from torch import Tensor
 
 OP = "dct_linear"
 IMPLEMENTATIONS = {"reference": reference.dct_linear}

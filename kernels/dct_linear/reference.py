@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from handcraft.kernels.dct import dct_matrix
 from handcraft.kernels.precision import compute_dtype
-from torch import Tensor
 
 
 def dct_linear(

@@ -1,10 +1,11 @@
 """mamba_block: the public function; its docstring is the contract."""
 
+from torch import Tensor
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.mamba_block import reference
 from handcraft.kernels.params import MambaParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from torch import Tensor
 
 OP = "mamba_block"
 IMPLEMENTATIONS = {"reference": reference.mamba_block}

@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from handcraft.kernels.params import MambaParams
 from handcraft.kernels.precision import compute_dtype
 from handcraft.kernels.selective_scan.op import selective_scan
-from torch import Tensor
 
 
 def mamba_block(x: Tensor, params: MambaParams) -> Tensor:

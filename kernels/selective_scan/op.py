@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.precision import autocast_first, compute_dtype, outside_autocast
 from handcraft.kernels.selective_scan import reference
-from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 OP = "selective_scan"
 

@@ -3,6 +3,7 @@
 import tolerances
 import torch
 from cases import CASES, make_adaln_mlp, make_stack
+
 from handcraft.kernels import CMLPeParams, adaln_mlp, adaln_mlp_stack
 
 

@@ -4,6 +4,7 @@ import pytest
 import tolerances
 import torch
 from cases import CASES, make_cmlpe
+
 from handcraft.kernels import CMLPeParams, cmlpe
 
 CASE = CASES["cmlpe"]

@@ -5,6 +5,7 @@ import oracles
 import pytest
 import tolerances
 import torch
+
 from handcraft.kernels import CMLPeParams, cmlpe_generate, dispatch, philox
 
 CLASSES, DIM, FRAMES, SEED = 5, 21, 8, 2**40 + 3

@@ -5,6 +5,7 @@ import pytest
 import tolerances
 import torch
 from cases import CASES
+
 from handcraft.kernels import CMLPeParams, cmlpe_generate, env
 from handcraft.kernels.selective_scan import op as scan_op
 

@@ -5,6 +5,7 @@ import pytest
 import tolerances
 import torch
 from cases import CASES
+
 from handcraft.kernels import dispatch
 
 HALF = (torch.bfloat16, torch.float16)

@@ -8,6 +8,7 @@ import scipy.fft
 import tolerances
 import torch
 from cases import draw
+
 from handcraft.kernels import dct_linear
 from handcraft.kernels.dct import dct_matrix
 

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+
 from handcraft.kernels import cmlpe, dct_linear, dispatch, env
 from handcraft.kernels.dispatch import BackendError, Rule
 

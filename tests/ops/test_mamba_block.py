@@ -4,6 +4,7 @@ import pytest
 import tolerances
 import torch
 from cases import CASES, make_mamba
+
 from handcraft.kernels import MambaParams, mamba_block
 
 CASE = CASES["mamba_block"]

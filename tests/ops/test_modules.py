@@ -5,6 +5,7 @@ import math
 import pytest
 import tolerances
 import torch
+
 from handcraft.kernels import CMLPeParams, MambaParams, cmlpe, dct_linear, mamba_block
 from handcraft.kernels.modules import CMLPe, DCTLinear, MambaBlock
 

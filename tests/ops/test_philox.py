@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from handcraft.kernels import philox
 
 # kat_vectors of the Random123 distribution, "philox4x32 10": counter, key, words

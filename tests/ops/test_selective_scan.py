@@ -7,6 +7,7 @@ import pytest
 import tolerances
 import torch
 from cases import CASES, draw, make_scan
+
 from handcraft.kernels import selective_scan
 from handcraft.kernels.selective_scan import reference
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from handcraft.kernels import philox
 
 from handcraft.config import AugmentConfig, WindowConfig
 from handcraft.data.augment import augment, sub_windows, turn
 from handcraft.errors import ConfigError
+from handcraft.kernels import philox
 
 
 def sample_windows(batch=64, frames=4, landmarks=5, coordinates=3):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from handcraft.kernels import philox
 from tiny_clips import tiny_clips
 
 from handcraft.config import AugmentConfig, WindowConfig
@@ -13,6 +12,7 @@ from handcraft.data.batches import evaluation_batches, sample_batch, training_ba
 from handcraft.data.statistics import compute
 from handcraft.data.window import windows
 from handcraft.errors import ConfigError, DataError
+from handcraft.kernels import philox
 
 MODES = ("resample", "wrap", "zero")
 AUGMENT = AugmentConfig(rotation=5, scale=0.05, subwindow=0.8)

@@ -151,7 +151,7 @@ def test_plot_of_a_run_without_anything_to_compare(report, tmp_path):
         (None, "no such file"),
         ("", "not readable as JSON"),
         ("[]", "not a run of these benchmarks"),
-        ('{"benchmarks": [{"group": "a"}], "ceilings": {}}', "'extra_info'"),
+        ('{"benchmarks": [{"group": "a", "stats": {"median": 1}}], "ceilings": {}}', "'extra_info'"),
         ('{"benchmarks": []}', "'ceilings'"),
     ],
 )

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from handcraft.kernels import cmlpe_generate
 from small_clips import RECIPES, small_clips
 from twins import classifier, twin
 
@@ -16,6 +15,7 @@ from handcraft.data.store import StoreWriter, hex_digests
 from handcraft.data.window import windows
 from handcraft.errors import CheckpointError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
+from handcraft.kernels import cmlpe_generate
 from handcraft.match import require_unseen
 from handcraft.predict import classify
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from handcraft.kernels import cmlpe_generate, philox
 from small_clips import RECIPES, small_clips
 from twins import classifier, twin
 
@@ -18,6 +17,7 @@ from handcraft.data.store import hex_digests
 from handcraft.data.window import windows
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.generate import generate, sources
+from handcraft.kernels import cmlpe_generate, philox
 
 
 @pytest.fixture(scope="module")

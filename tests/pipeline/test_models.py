@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from handcraft.kernels import CMLPeParams, dct_linear, mamba_block, philox
 from torch.nn import functional as F
 
 from handcraft.config import CMLPeConfig, MambaSLConfig, TransformerSLConfig
 from handcraft.errors import ConfigError
+from handcraft.kernels import CMLPeParams, dct_linear, mamba_block, philox
 from handcraft.models import CMLPe, MambaSL, TransformerSL, build, kind_of
 from handcraft.models.cmlpe import twin_view
 

@@ -1,0 +1,64 @@
+"""A recipe that trains in seconds and toy stores to train on, for the tests of commands and of the main job."""
+
+import sys
+
+import pytest
+
+from handcraft import cli
+from handcraft.data.toy import make_toy
+
+YAML = """\
+description: Tiny
+preprocess: {coordinates: xy}
+generator:
+  model: {context: 8, blocks: 1, embedding: 4}
+  window: {frames: 16}
+  train: {steps: 8, batch: 8, lr: 0.003, validate_every: 4, checkpoint_every: 3}
+transformer:
+  model: {frames: 16, tokens: frames, width: 8, layers: 1, heads: 2, mlp: 8, head: 16}
+  window: {frames: 16}
+  train: {steps: 10, batch: 8, lr: 0.01, validate_every: 5, checkpoint_every: 3}
+  augment: {rotation: 10, scale: 0.1, subwindow: 0.8}
+mamba:
+  model: {frames: 16, tokens: frames, width: 8, state: 4, head: 16}
+  window: {frames: 16}
+  train: {steps: 10, batch: 8, lr: 0.01, validate_every: 5, checkpoint_every: 3}
+  augment: {rotation: 10, scale: 0.1, subwindow: 0.8}
+synthetic_per_class: 6
+pretrain: 0.2
+"""
+CLASSES, CLIPS, SIGNERS = 3, 12, 4
+
+
+def write_recipe(folder, text=YAML, name="tiny"):
+    """The recipe's file."""
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_toy(folder, **options):
+    """A toy store of 36 clips without marks."""
+    make_toy(folder, **({"classes": CLASSES, "clips": CLIPS, "signers": SIGNERS} | options))
+    return folder
+
+
+def run_cli(*words) -> int:
+    """Exit code of `handcraft WORDS`, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    assert isinstance(ended.value.code, int), ended.value.code
+    return ended.value.code
+
+
+def one_line_error(capfd, *words) -> str:
+    """The message of a command that must fail with exit code 2, in one line, without a traceback."""
+    capfd.readouterr()
+    code = run_cli(*words)
+    sys.stdout.flush()
+    err = capfd.readouterr().err
+    lines = [line for line in err.splitlines() if not line.startswith(("INFO", "WARNING"))]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert lines[0].startswith("handcraft: "), err
+    return lines[0]
