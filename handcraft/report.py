@@ -82,7 +82,8 @@ def markdown(metrics: dict[str, Any]) -> str:
     lines = [
         f"# {recipe['name']}",
         "",
-        f"{recipe['description']}. {metrics['data']['clips']} clips of {len(metrics['data']['classes'])} classes"
+        (f"{recipe['description']}. " if recipe["description"] else "")
+        + f"{metrics['data']['clips']} clips of {len(metrics['data']['classes'])} classes"
         + (f", {drawn} training clips a class drawn by seed" if drawn else "")
         + f"; {metrics['seeds']} seeds; {metrics['seconds']:.0f} s on {metrics['threads']} threads.",
         "",
@@ -95,6 +96,8 @@ def markdown(metrics: dict[str, Any]) -> str:
         "## Generators on the test clips",
         "",
         *_markdown_table(GENERATOR_HEAD, generator_rows(metrics)),
+        "",
+        "Errors over both twins, margins over each twin: mean +- standard deviation over seeds, and twins.",
         "",
     ]
     jumps = [g["splice_jump"] for g in metrics["generators"]]

@@ -5,6 +5,7 @@ synthetic pretraining; with both), score them on the test split, and a linear mo
 Stopped at any moment, the same call continues: trainings from their last checkpoint, finished ones at once.
 """
 
+import json
 import logging
 import shutil
 import sys
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 import handcraft
+from handcraft.checkpoint import load
 from handcraft.config import Recipe
 from handcraft.data.clips import load_clips
 from handcraft.data.store import Store, split_hash
@@ -48,6 +50,9 @@ ARMS = {
     "synthetic-augmentation": (True, True),
 }
 """Name of each arm's folder -> (synthetic pretraining, augmentation)."""
+FIGURES = ("rows", "generators", "splits")
+"""What decides whether a run on disk is the same: how long it took and where is not part of that."""
+MARK = "run.json"
 STAGES = len(TWINS) + 1 + len(CLASSIFIERS) * (1 + len(ARMS))  # of one seed, for the progress bar
 
 
@@ -71,29 +76,43 @@ def run(
     """Run `recipe` on the store `data` into the folder `out`, for the seeds 0 to `seeds` - 1.
 
     Writes `out/metrics.json` (`rows`, one for each model, arm and seed; `generators`; `recipe`; `splits`; `versions`),
-    `out/report.md`, and under `out/seed-N/` every checkpoint, the synthetic store and the confusion matrices.
+    `out/report.md`, and under `out/seed-N/` every checkpoint, the synthetic store and the confusion matrices. A
+    finished run is scored again; where the figures are those on disk, `metrics.json` and the report stay as they are.
     clips_per_class: draw that many training clips a class by seed; the generators see only those. `ConfigError` if
-    `out` holds a run of other settings or data; else what the parts raise.
+    `out` holds a run of other settings or data; else what the parts raise. Settings or data that cannot work are
+    refused before anything is written.
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected at least 1")
     check_recipe(recipe)
-    started = time.monotonic()
     store, out = Store(data), Path(out)
     settings = {
         "recipe": to_plain(recipe),
         "clips_per_class": clips_per_class,
         "data": {"clips": len(store), "hash": split_hash(store.digests), "classes": list(store.classes)},
     }
-    _claim(out, settings)
+    _require_own(out, settings)
+    store.verify()
     clips = load_clips(store, recipe.preprocess)
-    found = _Found([], [], {})
-    show = sys.stderr.isatty() if progress is None else progress
+    parts = [
+        partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
+        for seed in range(seeds)
+    ]
+    write_json(out / MARK, settings)
+    found = _Found([], [], {str(seed): part.describe(clips) for seed, part in enumerate(parts)})
+    show, clock = sys.stderr.isatty() if progress is None else progress, _Clock(out / "seconds.json")
+    file, report = out / "metrics.json", out / "report.md"
+    before = _earlier(file)
+    finished = before is not None and before.get("seeds") == seeds and report.exists()
     with tqdm(total=seeds * STAGES, desc="all stages", unit="stage", disable=not show, position=0) as bar:
-        for seed in range(seeds):
-            part = partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
-            found.splits[str(seed)] = part.describe(clips)
-            _Seed(recipe, store, Data(clips, part), out, seed, bar.update, show).go(found)
+
+        def done() -> None:
+            if not finished:
+                clock.save()
+            bar.update()
+
+        for seed, part in enumerate(parts):
+            _Seed(recipe, store, Data(clips, part), out, seed, done, show).go(found)
     metrics = {
         "rows": found.rows,
         "generators": found.generators,
@@ -101,7 +120,7 @@ def run(
         "seeds": seeds,
         "splits": found.splits,
         "data_source": {"path": str(store.path), "source": store.manifest.source, "licence": store.manifest.licence},
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(clock.seconds(), 1),
         "threads": torch.get_num_threads(),
         "versions": {
             "handcraft": handcraft.__version__,
@@ -110,8 +129,10 @@ def run(
             "python": sys.version.split()[0],
         },
     }
-    write_json(out / "metrics.json", metrics)
-    report = out / "report.md"
+    metrics = json.loads(json.dumps(metrics))  # as a reader of the file sees it
+    if finished and all(before.get(name) == metrics[name] for name in FIGURES):
+        return Outcome(before, report)
+    write_json(file, metrics)
     write_text(report, markdown(metrics))
     return Outcome(metrics, report)
 
@@ -179,18 +200,44 @@ class _Seed:
             try:
                 kept = Store(path)
                 kept.verify()
-                return kept
+                if all(kept.manifest.source.get(twin) == load(place).sha256 for twin, place in twins.items()):
+                    return kept
+                logger.warning("%s: comes from other generators; it is generated again", path)
             except DataError as error:
                 logger.warning("%s; it is generated again", error)
-                shutil.rmtree(path)
+            shutil.rmtree(path)
         sources = self.data.clips.subset(self.data.part.train)
         count = self.recipe.synthetic_per_class
         return generate(*twins.values(), sources, path, per_class=count, seed=self.seed, progress=self.progress)
 
 
-def _claim(out: Path, settings: dict) -> None:
-    """Mark `out` as this run's folder, or make sure that it is."""
-    mark = out / "run.json"
+class _Clock:
+    """Seconds spent on a run, over all the calls that it took; a call that is killed counts up to its last stage."""
+
+    def __init__(self, file: Path):
+        self.file, self.started = file, time.monotonic()
+        found = _earlier(file)
+        self.earlier = found["seconds"] if found and isinstance(found.get("seconds"), int | float) else 0.0
+
+    def seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.started
+
+    def save(self) -> None:
+        write_json(self.file, {"seconds": self.seconds()})
+
+
+def _earlier(file: Path) -> dict | None:
+    """What a file of an earlier call says; None where there is none, or none that can be read: it is written anew."""
+    try:
+        found = read_json(file)
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _require_own(out: Path, settings: dict) -> None:
+    """`ConfigError` unless `out` is new, empty, or the folder of a run with these settings."""
+    mark = out / MARK
     if mark.exists():
         before = read_json(mark)
         changed = _first_difference(before, settings)
@@ -201,8 +248,6 @@ def _claim(out: Path, settings: dict) -> None:
             )
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no run; choose a new folder")
-    else:
-        write_json(mark, settings)
 
 
 def _first_difference(before: object, now: object, name: str = "") -> str:
