@@ -27,7 +27,7 @@ class Partition:
     how: str
     """In words: where the split comes from."""
     test_groups: tuple[str, ...]
-    """Signers or sessions held out; empty where the clips have no groups."""
+    """Signers or sessions that are in the test alone; empty where the clips have no groups."""
 
     def describe(self, clips: Clips) -> dict:
         """Plain values for `metrics.json`: sizes, hashes of the clips, held-out groups."""
@@ -44,13 +44,16 @@ def partition(clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_cla
 
     Clips marked train and test keep their marks. Unmarked clips are split by whole groups where there are at least two
     groups, else by class. clips_per_class: draw that many training clips of each class, by seed. Validation is a
-    stratified tenth of the training clips. `DataError`: only one of train and test is marked, a class that the split
-    leaves without training or test clips, or no possible split.
+    stratified tenth of the training clips. `DataError`: only one of train and test is marked, a class without training
+    clips, the same content in train and in test, or no possible split.
     """
     labels, marks = clips.label.numpy(), set(np.unique(clips.split).tolist())
     groups = np.unique(clips.group)
     if {"train", "test"} <= marks:
         train, test, how = clips.split == "train", clips.split == "test", "the data's own split"
+        unused = len(clips) - int(train.sum()) - int(test.sum())
+        if unused:
+            how += f"; {unused} clips marked neither train nor test are left out"
     elif marks & {"train", "test"}:
         found = ", ".join(sorted(repr(mark) for mark in marks))
         raise DataError(f"the clips are marked {found}; expected both 'train' and 'test', or no marks at all")
@@ -65,9 +68,16 @@ def partition(clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_cla
     if without:
         names = ", ".join(clips.classes[i] for i in without[:5])
         raise DataError(f"{len(without)} classes have no training clip: {names}; leave them out of the store")
+    shared = np.isin(clips.digest, np.intersect1d(clips.digest[train], clips.digest[test]))
+    if shared.any():
+        names = ", ".join(str(name) for name in clips.ids[shared & test][:5])
+        raise DataError(
+            f"{int((shared & test).sum())} test clips have the content of a training clip: {names}; keep one of each "
+            "(`handcraft data check` lists them)"
+        )
     if clips_per_class is not None:
         chosen = draw_clips_per_class(chosen, labels, clips_per_class, seed)
         how += f"; {clips_per_class} training clips a class drawn with seed {seed}"
     train_index, valid_index = validation_split(chosen, labels, VALIDATION_SHARE, seed)
-    held_out = tuple(str(name) for name in np.unique(clips.group[test]) if name) if len(groups) > 1 else ()
-    return Partition(train_index, valid_index, np.flatnonzero(test), how, held_out)
+    held_out = set(clips.group[test].tolist()) - set(clips.group[train].tolist()) - {""}
+    return Partition(train_index, valid_index, np.flatnonzero(test), how, tuple(sorted(held_out)))
