@@ -81,11 +81,17 @@ def pretrain_classifier(
 ) -> Trained:
     """Train on synthetic clips only, for `share` of the steps that the recipe spends on real ones.
 
-    Statistics are those of the real training clips. `DataError`: the generators behind the store have seen a test clip
-    (DESIGN 4.4.6), or its classes are others.
+    Statistics are those of the real training clips. `DataError`: the store is damaged or not of generated clips, the
+    generators behind it have seen a test clip (DESIGN 4.4.6), or its classes are others.
     """
     if not 0 < share < 1:
         raise ConfigError(f"pretrain is {share}; expected a share of the steps between 0 and 1, such as 0.1")
+    if not synthetic.manifest.seen_clips:  # then nobody can tell whether test clips are behind it
+        raise DataError(
+            f"{synthetic.path}: names no clip that a generator has seen, so it is no store of synthetic clips; make "
+            "one with `handcraft generate`"
+        )
+    synthetic.verify()
     test = data.clips.subset(data.part.test)
     require_unseen(synthetic.manifest.seen_clips, test, f"the generators of {synthetic.path}")
     if tuple(synthetic.classes) != data.clips.classes:
