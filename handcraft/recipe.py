@@ -10,7 +10,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError
+from handcraft.layouts import LAYOUTS
 
+FROM_DATA = ("classes", "dim")
+"""Sizes of a model that are filled in from the data."""
 _LARGEST = 1 << 20  # bytes; a recipe is a page of text
 
 
@@ -97,11 +100,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
     """`ConfigError` naming the first field whose value cannot work, alone or beside another."""
     generator, classifiers = recipe.generator, {"transformer": recipe.transformer, "mamba": recipe.mamba}
+    before = recipe.preprocess
     rules = [
+        (before.layout in LAYOUTS, "preprocess.layout", before.layout, f"one of {', '.join(LAYOUTS)}"),
+        (
+            before.smooth_window == 0 or (before.smooth_window > before.smooth_order and before.smooth_window % 2 == 1),
+            "preprocess.smooth_window",
+            before.smooth_window,
+            f"0 (off), or odd and larger than preprocess.smooth_order ({before.smooth_order})",
+        ),
+        (before.smooth_order >= 0, "preprocess.smooth_order", before.smooth_order, "0 or more"),
         (0 <= recipe.pretrain < 1, "pretrain", recipe.pretrain, "a share in [0, 1)"),
         (0 < recipe.test_share < 1, "test_share", recipe.test_share, "a share between 0 and 1"),
         (recipe.synthetic_per_class >= 1, "synthetic_per_class", recipe.synthetic_per_class, "at least 1"),
-        (recipe.preprocess.fill >= 0, "preprocess.fill", recipe.preprocess.fill, "0 or more"),
+        (before.fill >= 0, "preprocess.fill", before.fill, "0 or more"),
+        (generator.model.noise >= 0, "generator.model.noise", generator.model.noise, "0 or more"),
         (
             generator.window.frames == 2 * generator.model.context,
             "generator.window.frames",
@@ -118,8 +131,23 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
                 f"{name}.model.frames ({part.model.frames})",
             )
         )
+    dropout = recipe.transformer.model.dropout
+    rules.append((0 <= dropout < 1, "transformer.model.dropout", dropout, "a share in [0, 1)"))
     for name, part in {"generator": generator, **classifiers}.items():
-        train = part.train
+        train, augment = part.train, part.augment
+        rules += [
+            (size >= 1, f"{name}.model.{size_name}", size, "at least 1")
+            for size_name, size in asdict(part.model).items()
+            if type(size) is int and size_name not in FROM_DATA
+        ]
+        rules += [
+            (getattr(train, field) >= 1, f"{name}.train.{field}", getattr(train, field), "at least 1")
+            for field in ("batch", "validate_every", "checkpoint_every")
+        ]
+        rules += [
+            (getattr(train, field) >= 0, f"{name}.train.{field}", getattr(train, field), "0 or more")
+            for field in ("steps", "epochs", "weight_decay", "clip_norm")
+        ]
         rules += [
             (
                 (train.steps > 0) != (train.epochs > 0),
@@ -127,12 +155,14 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
                 train.steps,
                 f"exactly one of steps and epochs ({train.epochs}) above 0",
             ),
-            (train.batch >= 1, f"{name}.train.batch", train.batch, "at least 1"),
             (train.lr > 0, f"{name}.train.lr", train.lr, "above 0"),
+            (0 <= train.label_smoothing < 1, f"{name}.train.label_smoothing", train.label_smoothing, "in [0, 1)"),
             (0 < train.warmup < 1, f"{name}.train.warmup", train.warmup, "a share between 0 and 1"),
-            (0 < part.augment.subwindow <= 1, f"{name}.augment.subwindow", part.augment.subwindow, "in (0, 1]"),
+            (0 < augment.subwindow <= 1, f"{name}.augment.subwindow", augment.subwindow, "in (0, 1]"),
+            (augment.rotation >= 0, f"{name}.augment.rotation", augment.rotation, "0 or more degrees"),
+            (0 <= augment.scale < 1, f"{name}.augment.scale", augment.scale, "in [0, 1)"),
             (
-                part.statistics == "train" or recipe.preprocess.centre == "paper",
+                part.statistics == "train" or before.centre == "paper",
                 f"{name}.statistics",
                 part.statistics,
                 "train, since the authors' constants belong to preprocess.centre: paper",
