@@ -43,7 +43,20 @@ class Check:
 
 
 def self_check() -> list[Check]:
-    """Run every implemented (op, backend) on every device of this machine that the backend serves."""
+    """Run every implemented (op, backend) on every device of this machine that the backend serves.
+
+    HANDCRAFT_BACKEND is set aside meanwhile: it would put one backend in the place of all, the float64 reference
+    included.
+    """
+    forced = os.environ.pop(dispatch.VARIABLE, None)
+    try:
+        return _check_all()
+    finally:
+        if forced is not None:
+            os.environ[dispatch.VARIABLE] = forced
+
+
+def _check_all() -> list[Check]:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     found = []
     for op in dispatch.OPS:
@@ -134,7 +147,7 @@ def _mamba(device: str, dtype: torch.dtype) -> MambaParams:
 
 
 def examine(console: Console | None = None) -> bool:
-    """Print the whole report; False if an op gives wrong numbers."""
+    """Print the whole report; False if an op gives wrong numbers, or HANDCRAFT_BACKEND names what cannot run."""
     console = console or Console()
     versions = Table("library", "version", title="Versions")
     versions.add_row("handcraft", handcraft.__version__)
@@ -156,9 +169,11 @@ def examine(console: Console | None = None) -> bool:
             ops = ", ".join(dict.fromkeys(rule.op for rule in dispatch.RULES if rule.backend == name)) or "nothing yet"
             backends.add_row(name, "yes" if probe.available else "no", escape(probe.reason), ops)
     console.print(backends)
-    forced = os.environ.get(dispatch.VARIABLE)
+    forced, usable = os.environ.get(dispatch.VARIABLE), True
     if forced:
-        console.print(f"{dispatch.VARIABLE}={forced}: every op below runs on that backend, whatever the table says")
+        usable = forced in dispatch.BACKENDS and (forced == "auto" or env.backend(forced).available)
+        effect = "every command runs its ops on it" if usable else "WRONG: it cannot run here, so every command fails"
+        console.print(escape(f"{dispatch.VARIABLE}={forced}: {effect}; the self-check tries every backend by name"))
     checks = self_check()
     table = Table("op", "backend", "device", "error", "", title=f"Self-check against float64, tolerance {TOLERANCE:g}")
     for check in checks:
@@ -173,4 +188,4 @@ def examine(console: Console | None = None) -> bool:
             f"{len(wrong)} of {len(checks)} checks failed: set {dispatch.VARIABLE}=reference to go on with plain "
             "PyTorch, and report this table"
         )
-    return not wrong
+    return usable and not wrong
