@@ -6,6 +6,7 @@ and the checks, and calls the library; errors the package raises on purpose end 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ def data_import_arrays(
     fps: float | None = None,
     licence: str | None = None,
     aspect: float | None = None,
+    leave_out_missing: bool = False,
 ) -> int:
     """Turn arrays (pose, left_hand, right_hand, [face], lengths, y, class_names, [split]) into a store.
 
@@ -73,10 +75,14 @@ def data_import_arrays(
         fps: frames a second of the recordings, where known.
         licence: licence of the data, where known.
         aspect: width / height of the pictures, where known.
+        leave_out_missing: leave out clips without a single landmark, and name them; otherwise they are an error.
     """
     from handcraft.data.arrays import import_arrays
 
-    print("\n".join(import_arrays(file, out, group=group, fps=fps, licence=licence, aspect=aspect).lines()))
+    summary = import_arrays(
+        file, out, group=group, fps=fps, licence=licence, aspect=aspect, leave_out_missing=leave_out_missing
+    )
+    print("\n".join(summary.lines()))
     return 0
 
 
@@ -98,10 +104,11 @@ class TrainGenerator:
 
 
 def train_generator(options: TrainGenerator) -> int:
+    from handcraft.commands import training_data
     from handcraft.training import TWINS
     from handcraft.training import train_generator as train
 
-    data = _data(options)
+    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
     for twin in TWINS if options.twin == "both" else (options.twin,):
         trained = train(
             data,
@@ -139,13 +146,15 @@ class TrainClassifier:
 
 
 def train_classifier(options: TrainClassifier) -> int:
+    from handcraft.commands import training_data
     from handcraft.data.store import Store as Opened
     from handcraft.training import classifier_recipe, pretrain_classifier
     from handcraft.training import train_classifier as train
 
     if options.pretrain is not None and options.synthetic is None:
         raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic STORE is given to pretrain on")
-    data, part = _data(options), classifier_recipe(options.recipe, options.model)
+    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
+    part = classifier_recipe(options.recipe, options.model)
     start, common = None, {"seed": options.seed, "resume": options.resume}
     if options.synthetic is not None:
         share = options.recipe.pretrain if options.pretrain is None else options.pretrain
@@ -185,7 +194,9 @@ def generate(
     from handcraft.predict import load_for
 
     forward, reverse = load(generator / "forward"), load(generator / "reversed")
-    sources = seen_by(forward, load_for(forward, Opened(data)))
+    store = Opened(data)
+    store.verify()
+    sources = seen_by(forward, load_for(forward, store))
     made = make(
         forward, reverse, sources, out, per_class=per_class, total=total, seed=seed, batch=batch, missing=missing
     )
@@ -197,28 +208,31 @@ def evaluate(
     model: Positional[Annotated[Path, arg(metavar="RUN")]],
     data: Store,
     split: str = "test",
+    test_share: float = Recipe.test_share,
     confusion: Path | None = None,
     json: Path | None = None,
 ) -> int:
     """Score a classifier on the clips of a split, or twin generators beside predictors that learn nothing.
 
     Args:
-        model: a classifier's run folder or checkpoint, or the folder with the generators forward/ and reversed/.
+        model: a classifier's folder, run or checkpoint, or the folder with the generators forward/ and reversed/.
         data: store with the clips.
-        split: which marked clips; `all` takes every clip of the store, marked or not.
+        split: which marked clips; `all` takes every clip of the store, marked or not. `test` of a store without marks
+            takes the clips that training held out.
+        test_share: the recipe's test_share that the model was trained with; needed for stores without marks only.
         confusion: file for the confusion matrix (CSV).
         json: file for all figures.
     """
     from rich import print as show
 
-    from handcraft.commands import evaluation
+    from handcraft.commands import evaluation, without_lists
 
-    figures = evaluation(model, data, split, confusion)
+    figures = evaluation(model, data, split, test_share, confusion)
     if json is not None:
         from handcraft.files import write_json
 
         write_json(json, figures)
-    show({name: value for name, value in figures.items() if not isinstance(value, list)})
+    show(without_lists(figures))
     return 0
 
 
@@ -233,7 +247,7 @@ def predict(
 
     Args:
         store: raw or preprocessed clips.
-        model: a classifier's run folder or checkpoint.
+        model: a classifier's folder, run or checkpoint.
         ids: the clips; all if none is named.
         top: classes to list for each.
         json: print one JSON object a line instead of a table.
@@ -302,16 +316,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("handcraft.kernels").setLevel(logging.WARNING)
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
     except HandcraftError as error:
-        print(f"handcraft: {error}", file=sys.stderr)
+        print(f"handcraft: {_one_line(error)}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # the reader of our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except OSError as error:
         print(f"handcraft: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        code = 2
+    except (RuntimeError, ValueError) as error:
+        if not _about_backend(error):
+            raise
+        print(f"handcraft: {_one_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("handcraft: interrupted; the same command with the same folder continues where it can", file=sys.stderr)
         code = 130
     raise SystemExit(code)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _about_backend(error: Exception) -> bool:
+    """Whether an op could not run on the backend that HANDCRAFT_BACKEND asks for."""
+    from handcraft.kernels import dispatch
+
+    return isinstance(error, dispatch.BackendError) or dispatch.VARIABLE in str(error)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -324,20 +358,24 @@ def _dispatch(argv: list[str]) -> int:
     if words is None:
         asked = not argv or argv[0] in ("-h", "--help") or (len(argv) > 1 and argv[1] in ("-h", "--help"))
         group = argv[0] if argv and any(words[0] == argv[0] for words in COMMANDS) else ""
-        print(_overview(group), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
+        if asked:
+            print(_overview(group))
+            return 0
+        raise ConfigError(
+            f"unknown command {' '.join(argv[:2])!r}; known: {', '.join(' '.join(known) for known in COMMANDS)}"
+        )
     function, _, options = COMMANDS[words]
     rest, name = argv[len(words) :], f"handcraft {' '.join(words)}"
     if options is None:
         return tyro.cli(function, args=rest, prog=name)
     if not rest or rest[0].startswith("-"):
-        asked = rest[:1] in (["-h"], ["--help"])
+        if rest[:1] not in (["-h"], ["--help"]):
+            raise ConfigError(f"{name}: give a recipe first, one of {_recipes()} or a .yaml file: {name} small --help")
         print(
             f"usage: {name} RECIPE [options]\n\n{options.__doc__}\n\nRECIPE is one of {_recipes()}, or a .yaml file of "
-            f"your own. See `{name} small --help` for the options.",
-            file=sys.stdout if asked else sys.stderr,
+            f"your own. See `{name} small --help` for the options."
         )
-        return 0 if asked else 2
+        return 0
     recipe = load_recipe(rest[0])
     default = options(data=tyro.MISSING, out=tyro.MISSING, recipe=recipe)
     return function(tyro.cli(options, args=rest[1:], prog=f"{name} {rest[0]}", default=default))
@@ -350,18 +388,6 @@ def _overview(group: str = "") -> str:
 
 def _recipes() -> str:
     return ", ".join(recipe_names())
-
-
-def _data(options: TrainGenerator | TrainClassifier):
-    """Clips and their uses for a training command."""
-    from handcraft.data.clips import load_clips
-    from handcraft.partition import partition
-    from handcraft.training import Data
-
-    check_recipe(options.recipe)
-    clips = load_clips(options.data, options.recipe.preprocess)
-    share, drawn = options.recipe.test_share, options.clips_per_class
-    return Data(clips, partition(clips, seed=options.seed, test_share=share, clips_per_class=drawn))
 
 
 def _print_trained(name: str, trained) -> None:

@@ -6,41 +6,85 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from handcraft.checkpoint import Checkpoint, load
-from handcraft.data.clips import Clips
-from handcraft.data.store import Store
-from handcraft.errors import CheckpointError, DataError
+from handcraft.config import Recipe
+from handcraft.data.clips import Clips, load_clips
+from handcraft.data.split import validation_split
+from handcraft.data.store import Store, split_hash
+from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
+from handcraft.match import GENERATORS
+from handcraft.partition import VALIDATION_SHARE, partition
 from handcraft.predict import load_for, predict
+from handcraft.recipe import check_recipe
+from handcraft.training import Data
 
 ALL = "all"
 
 
-def evaluation(model: Path, store: Path, split: str, confusion: Path | None) -> dict:
+def without_lists(value: dict) -> dict:
+    """Figures fit for a terminal: those that are lists, such as errors per landmark, left out at every depth."""
+    return {
+        name: without_lists(entry) if isinstance(entry, dict) else entry
+        for name, entry in value.items()
+        if not isinstance(entry, list)
+    }
+
+
+def training_data(store: Path, recipe: Recipe, seed: int, clips_per_class: int | None) -> Data:
+    """The clips of a store and their uses for a training command, all checked first."""
+    check_recipe(recipe)
+    if not 0 <= seed < 1 << 63:
+        raise ConfigError(f"--seed is {seed}; expected 0 to 2^63 - 1")
+    opened = Store(store)
+    opened.verify()
+    clips = load_clips(opened, recipe.preprocess)
+    return Data(clips, partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class))
+
+
+def evaluation(model: Path, store: Path, split: str, test_share: float, confusion: Path | None) -> dict:
     """Figures of a classifier's run, or of the generators in `model/forward` and `model/reversed`, as plain values.
 
-    split "all" scores every clip of the store, whatever its mark.
+    split "all" scores every clip of the store, whatever its mark; "test" of a store whose clips are not marked scores
+    those that training with this `test_share` held out.
     """
     if (model / "forward").is_dir() and (model / "reversed").is_dir():
+        if confusion is not None:
+            raise ConfigError(f"--confusion is {confusion}, but {model} holds generators, which recognise nothing")
         forward, reverse = load(model / "forward"), load(model / "reversed")
-        data: Store | Clips = Store(store)
-        if split == ALL:
-            data = load_for(forward, data)
-        return evaluate_generator(forward, reverse, data, split)
-    checkpoint = load(model)
-    if checkpoint.kind == "cmlpe":
+        return evaluate_generator(forward, reverse, _scored(forward, Store(store), split, test_share), split)
+    checkpoint = load(classifier_folder(model))
+    if checkpoint.kind in GENERATORS:
         raise CheckpointError(f"{model}: is one generator; give the folder that holds forward/ and reversed/")
-    data = Store(store)
-    if split == ALL:
-        data = load_for(checkpoint, data)
+    data = _scored(checkpoint, Store(store), split, test_share)
     row = evaluate_classifier(checkpoint, data, split, confusion=confusion)
     return {name: value.tolist() if name == "confusion" else value for name, value in row.items()}
 
 
+def classifier_folder(model: Path) -> Path:
+    """`model`, or the run in it where it is the folder that `handcraft train classifier` was given."""
+    inside = model / "classifier"
+    return inside if inside.is_dir() else model
+
+
+def _scored(checkpoint: Checkpoint, store: Store, split: str, test_share: float) -> Store | Clips:
+    """The store, where its marks say what to score; otherwise the clips to score."""
+    if split == ALL:
+        return load_for(checkpoint, store)
+    if split == "test" and not set(store.splits.tolist()) & {"train", "test"}:
+        clips = load_for(checkpoint, store)
+        return clips.subset(partition(clips, seed=0, test_share=test_share).test)  # the same with every seed
+    return store
+
+
 def seen_by(generator: Checkpoint, clips: Clips) -> Clips:
-    """The clips a generator was trained on: the sources it may generate from. `DataError` if none of them is here."""
+    """The clips a generator was trained on, its sources; those that validated it are left out where they are known.
+
+    `DataError` if none of them is here.
+    """
     seen = np.array([int(digest, 16) for digest in generator.seen_clips], dtype=np.uint64)
     known = np.isin(clips.digest, seen)
     if not known.any():
@@ -48,12 +92,15 @@ def seen_by(generator: Checkpoint, clips: Clips) -> Clips:
             f"none of the {len(clips)} clips is among those {generator.path} was trained on; give the store that the "
             "generators were trained with"
         )
-    return clips.subset(known)
+    # The split is a function of clips and seed: made again, it is the one that the checkpoint's hash belongs to.
+    train, _ = validation_split(np.flatnonzero(known), clips.label.numpy(), VALIDATION_SHARE, generator.seed)
+    same = split_hash(clips.digest[train]) == generator.split_hashes.get("train")
+    return clips.subset(train if same else known)
 
 
 def print_predictions(model: Path, store: Path, ids: Iterable[str] | None, top: int, *, as_json: bool) -> None:
     """Print the likeliest classes of each clip, as a table or as JSON lines."""
-    rows = predict(model, store, ids, top)
+    rows = predict(classifier_folder(model), store, ids, top)
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -61,5 +108,5 @@ def print_predictions(model: Path, store: Path, ids: Iterable[str] | None, top: 
     table = Table("clip", "labelled", "recognised as (probability)")
     for row in rows:
         found = ", ".join(f"{entry['class']} ({entry['probability']:.2f})" for entry in row["top"])
-        table.add_row(row["id"], row["label"], found)
+        table.add_row(*map(escape, (row["id"], row["label"], found)))
     Console().print(table)
