@@ -370,7 +370,7 @@ def _dispatch(argv: list[str]) -> int:
         return tyro.cli(function, args=rest, prog=name)
     if not rest or rest[0].startswith("-"):
         if rest[:1] not in (["-h"], ["--help"]):
-            raise ConfigError(f"{name}: give a recipe first, one of {_recipes()} or a .yaml file: {name} small --help")
+            raise ConfigError(f"give a recipe first, one of {_recipes()} or a .yaml file; see `{name} --help`")
         print(
             f"usage: {name} RECIPE [options]\n\n{options.__doc__}\n\nRECIPE is one of {_recipes()}, or a .yaml file of "
             f"your own. See `{name} small --help` for the options."

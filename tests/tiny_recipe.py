@@ -1,5 +1,6 @@
 """A recipe that trains in seconds and toy stores to train on, for the tests of commands and of the main job."""
 
+import logging
 import sys
 
 import pytest
@@ -44,9 +45,15 @@ def write_toy(folder, **options):
 
 
 def run_cli(*words) -> int:
-    """Exit code of `handcraft WORDS`, in this process."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(word) for word in words])
+    """Exit code of `handcraft WORDS`, in this process; what it sets for logging does not outlive the call."""
+    loggers = [logging.getLogger(name) for name in ("handcraft", "handcraft.kernels")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(word) for word in words])
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert isinstance(ended.value.code, int), ended.value.code
     return ended.value.code
 
