@@ -75,6 +75,8 @@ def _compare(op: str, backend: str, device: str, expected: Tensor) -> Check:
         got = _call(op, backend, device, torch.float32).double().cpu()
     except Exception as error:  # a broken kernel may raise anything, and the others are still to be checked
         return Check(op, backend, device, None, f"{type(error).__name__}: {error}")
+    if got.shape != expected.shape:
+        return Check(op, backend, device, None, f"gives {got.numel()} numbers, expected {expected.numel()}")
     return Check(op, backend, device, float((got - expected).abs().max() / expected.abs().max()))
 
 
