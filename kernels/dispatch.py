@@ -120,10 +120,13 @@ def _automatic(rules: tuple[Rule, ...], device: str, dtype: torch.dtype, shape: 
     raise ValueError(f"no rule of any op serves {rules!r}; expected a closing reference rule")
 
 
-@torch.compiler.assume_constant_result
 def _runs(name: str) -> bool:
     """Whether a backend runs on this machine; torch.compile takes the answer as given and does not trace the probe."""
     return env.backend(name).available
+
+
+# All that torch.compiler.assume_constant_result does; calling it would import torch._dynamo, which takes 1.5 s.
+_runs._dynamo_marked_constant = True
 
 
 @functools.lru_cache(maxsize=256)
