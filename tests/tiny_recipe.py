@@ -3,6 +3,7 @@
 import logging
 import sys
 
+import numpy as np
 import pytest
 
 from handcraft import cli
@@ -69,3 +70,37 @@ def one_line_error(capfd, *words) -> str:
     assert len(lines) == 1, err
     assert lines[0].startswith("handcraft: "), err
     return lines[0]
+
+
+class TrainedPlace:
+    """A toy store, the recipe, and what the commands make of them: generators, synthetic clips, a classifier."""
+
+    def __init__(self, folder):
+        self.folder, self.recipe, self.toy = folder, write_recipe(folder), folder / "toy"
+        self.generator, self.synthetic, self.model = folder / "generator", folder / "synthetic", folder / "model"
+        data = ("--data", self.toy)
+        assert run_cli("data", "toy", self.toy, "--classes", CLASSES, "--clips", CLIPS, "--signers", SIGNERS) == 0
+        assert run_cli("train", "generator", self.recipe, *data, "--out", self.generator) == 0
+        made = ("--out", self.synthetic, "--per-class", 6)
+        assert run_cli("generate", "--generator", self.generator, *data, *made) == 0
+        words = ("--out", self.model, "--synthetic", self.synthetic, "--pretrain", 0.3, "--augment")
+        assert run_cli("train", "classifier", self.recipe, *data, *words) == 0
+
+
+def arrays(clips=12, classes=3, frames=20):
+    """Arrays as `handcraft data import-arrays` takes them, a session in each four clips."""
+    generator = np.random.default_rng(0)
+    parts = {"pose": 33, "left_hand": 21, "right_hand": 21}
+    found = {name: generator.uniform(0.2, 0.8, (clips, frames, n, 3)).astype("f4") for name, n in parts.items()}
+    label = np.arange(clips) % classes
+    return found | {
+        "lengths": np.full(clips, frames),
+        "y": label,
+        "class_names": np.array([f"sign{c}" for c in range(classes)]),
+        "session": np.array([f"day{i // 4}" for i in range(clips)]),
+    }
+
+
+def write_npz(path, **changes):
+    np.savez(path, **{name: value for name, value in (arrays() | changes).items() if value is not None})
+    return path
