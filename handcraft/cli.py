@@ -160,7 +160,8 @@ def train_classifier(options: TrainClassifier) -> int:
         share = options.recipe.pretrain if options.pretrain is None else options.pretrain
         place = options.out / "pretraining"
         start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
-    trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
+    choices = {"augment": options.augment, "init_from": start, "finetune": options.recipe.finetune}
+    trained = train(data, part, options.out / "classifier", **choices, **common)
     _print_trained("classifier", trained)
     return 0
 
@@ -174,6 +175,7 @@ def generate(
     seed: int = 0,
     batch: int = 1024,
     missing: Literal["source", "none"] = "source",
+    vary: bool = True,
 ) -> int:
     """Write a store of synthetic clips, made from real ones by the twin generators.
 
@@ -186,6 +188,7 @@ def generate(
         seed: clip i of a seed is the same however many are made.
         batch: clips made at a time.
         missing: `source` leaves out what the source clip lacks, `none` keeps all landmarks.
+        vary: rotate, scale and cut the source clips as the generators' own training did.
     """
     from handcraft.checkpoint import load
     from handcraft.commands import seen_by
@@ -197,9 +200,8 @@ def generate(
     store = Opened(data)
     store.verify()
     sources = seen_by(forward, load_for(forward, store))
-    made = make(
-        forward, reverse, sources, out, per_class=per_class, total=total, seed=seed, batch=batch, missing=missing
-    )
+    wanted = {"per_class": per_class, "total": total, "seed": seed, "batch": batch, "missing": missing, "vary": vary}
+    made = make(forward, reverse, sources, out, **wanted)
     print(f"{out}: {len(made)} synthetic clips of {len(made.classes)} classes from {len(sources)} real ones")
     return 0
 

@@ -134,6 +134,7 @@ class GeneratorRecipe:
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Of the generators' training windows, and of the source clips that they generate from."""
     statistics: Literal["train", "authors"] = "train"
 
 
@@ -173,5 +174,7 @@ class Recipe:
     """Synthetic clips generated per class for pretraining."""
     pretrain: float = 0.1
     """Share of a classifier's steps spent on synthetic clips first; optimiser and schedule are reset after them."""
+    finetune: float = 1.0
+    """Learning rate of the training on real clips that follows, as a share of the classifier's own."""
     test_share: float = 0.3
     """Share of the clips wanted in the test split, where the data brings no split of its own."""

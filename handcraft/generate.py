@@ -2,7 +2,8 @@
 
 Clip number i (`clip_id`) of a store is a function of the generators, the source clips, the seed and i alone: its class
 is i modulo the number of classes, so that any number of clips is as balanced as can be; its source is drawn from the
-class's clips by Philox stream 2; its noise comes from streams 0 and 1. Batch size changes nothing, not one byte.
+class's clips by Philox stream 2; its noise comes from streams 0 and 1, the variation of its source from stream 4. Batch
+size changes nothing, not one byte.
 """
 
 import json
@@ -17,6 +18,9 @@ from tqdm import tqdm
 
 import handcraft
 from handcraft.checkpoint import Checkpoint
+from handcraft.config import AugmentConfig, WindowConfig
+from handcraft.data.augment import augment as vary_windows
+from handcraft.data.augment import sub_windows
 from handcraft.data.clips import Clips
 from handcraft.data.preprocess import signature
 from handcraft.data.store import Store, StoreWriter, hex_digests, split_hash
@@ -24,8 +28,6 @@ from handcraft.data.window import windows
 from handcraft.errors import ConfigError, DataError
 from handcraft.kernels import cmlpe_generate, philox
 from handcraft.match import as_checkpoint, require_data, require_twins
-
-_WINDOW_CHUNK = 4096  # source clips windowed at a time: bounds what `windows` holds beside its result
 
 
 def sources(clips: Clips, clip_id: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -57,15 +59,18 @@ def generate(
     seed: int = 0,
     batch: int = 1024,
     missing: Literal["source", "none"] = "source",
+    vary: bool = True,
     progress: bool | None = None,
 ) -> Store:
     """Write a store of `per_class` clips a class, or of `total` clips, generated from `clips`, and open it.
 
-    `clips` are the training clips, loaded with the generators' preprocessing; each gives its window (whole, or centred
-    where it is longer than a cropped window), whose first half the forward generator continues and whose second half
-    the reversed one continues backwards: both halves of a clip are generated. The store is `centred`, float16, all of
+    `clips` are the training clips, loaded with the generators' preprocessing. Of a window of the source the forward
+    generator continues the first half and the reversed one continues the second half backwards: both halves of a clip
+    are generated. The store is `centred`, float16, all of
     it split "train"; a clip's group is its source's.
 
+    vary: read each source as training did, with the augmentation that the generators were trained with (rotated,
+    scaled, a sub-window, a random crop of a longer clip); False: the whole clip, or the centred crop, as it is.
     missing: "source" marks a landmark missing in frame t of a clip where it is missing in frame t of the source window,
     so that a lost hand looks like one; "none" keeps what the generators put there. Where the window repeats or pads
     (wrap, zero) a clip has as many frames as its source, at most the window's; with resample all of the window's.
@@ -91,8 +96,7 @@ def generate(
             "at least 1, missing 'source' or 'none'"
         )
     statistics, width = forward.statistics, forward.window.frames
-    context = _windows(clips, forward)  # (N,W,J,C), NaN = missing
-    absent = context[..., 0].isnan() if missing == "source" else None
+    augment = forward.augment if vary else None
     length = torch.full((len(clips),), width)
     if forward.window.mode != "resample":
         length = clips.length.clamp(max=width)
@@ -104,6 +108,7 @@ def generate(
         "seed": seed,
         "noise": forward.config.noise,
         "missing": missing,
+        "vary": vary,
         "source_clips": split_hash(clips.digest),
         "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
     }
@@ -124,11 +129,12 @@ def generate(
         for start in range(0, count, batch):
             clip_id = torch.arange(start, min(start + batch, count))
             label, row = sources(clips, clip_id, seed)
+            context = _windows(clips, row, forward.window, augment, seed, clip_id)  # (B,W,J,C), NaN = missing
             made = torch.empty(len(clip_id), width, context[0, 0].numel(), dtype=torch.float16)
             cmlpe_generate(
                 *twins,
                 context.flatten(2),
-                row,
+                torch.arange(len(clip_id)),
                 label,
                 clip_id,
                 seed=seed,
@@ -138,8 +144,8 @@ def generate(
                 out=made,
             )
             made = made.unflatten(-1, context.shape[2:])
-            if absent is not None:
-                made.masked_fill_(absent[row][..., None], torch.nan)
+            if missing == "source":
+                made.masked_fill_(context[..., :1].isnan(), torch.nan)
             places = row.numpy()
             writer.add_batch(
                 made.numpy(),
@@ -166,10 +172,15 @@ def _count(per_class: int | None, total: int | None, classes: int) -> int:
     return count
 
 
-def _windows(clips: Clips, checkpoint: Checkpoint) -> Tensor:
-    """The window of every clip, (N,W,J,C) float32, NaN = missing or padding."""
-    index = torch.arange(len(clips))
-    return torch.cat([windows(clips, part, checkpoint.window)[0] for part in index.split(_WINDOW_CHUNK)])
+def _windows(
+    clips: Clips, row: Tensor, window: WindowConfig, augment: AugmentConfig | None, seed: int, clip_id: Tensor
+) -> Tensor:
+    """Windows of the sources `row (B,)`, (B,W,J,C) float32, NaN = missing or padding; varied where `augment` is given,
+    by the random numbers of `clip_id`."""
+    if augment is None:
+        return windows(clips, row, window)[0]
+    begin, span = sub_windows(clips.length[row], augment, window, seed, clip_id)
+    return vary_windows(windows(clips, row, window, begin, span)[0], augment, seed, clip_id)
 
 
 def _provenance(forward: Checkpoint, reversed: Checkpoint, clips: Clips, seed: int) -> list[str]:

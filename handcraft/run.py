@@ -180,7 +180,10 @@ class _Seed:
             for arm, (pretrained, augment) in ARMS.items():
                 if not pretrained or start is not None:
                     place, init = folder / model / arm, start if pretrained else None
-                    trained = train_classifier(self.data, part, place, augment=augment, init_from=init, **options)
+                    rate = self.recipe.finetune
+                    trained = train_classifier(
+                        self.data, part, place, augment=augment, init_from=init, finetune=rate, **options
+                    )
                     row = evaluate_classifier(trained.best, test, confusion=place / "confusion.csv")
                     mpjpe = scores["mpjpe"] if pretrained else None
                     self._add(found, row, "synthetic" if pretrained else "none", augment, mpjpe)

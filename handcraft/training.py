@@ -124,11 +124,14 @@ def train_classifier(
     augment: bool,
     seed: int,
     init_from: Path | None = None,
+    finetune: float = 1.0,
     resume: bool = True,
     progress: bool | None = None,
 ) -> Trained:
     """Train on the real training clips, from fresh weights or from a pretrained checkpoint (optimiser and schedule
-    always fresh). A pretrained model is refused where it has seen a test clip."""
+    always fresh; with `init_from` the learning rate is `finetune` times the recipe's). A pretrained model is refused where it has seen a test clip."""
+    if init_from is not None:
+        part = replace(part, train=replace(part.train, lr=finetune * part.train.lr))
     task = ClassifierTask(
         data.clips,
         part,
