@@ -48,7 +48,8 @@ def require_classifier(checkpoint: Checkpoint) -> None:
 def require_twins(forward: Checkpoint, reversed: Checkpoint) -> None:
     """One forward and one reversed generator of one kind, trained on the same classes with the same input.
 
-    `CheckpointError` names what differs: model config, classes, layout, preprocessing, window or statistics.
+    `CheckpointError` names what differs: model config, classes, layout, preprocessing, window, augmentation or
+    statistics.
     """
     for checkpoint, reverse in ((forward, False), (reversed, True)):
         wanted = "reversed" if reverse else "forward"
@@ -63,6 +64,7 @@ def require_twins(forward: Checkpoint, reversed: Checkpoint) -> None:
         ("preprocessing", "signature"),
         ("window", "window"),
         ("model", "config"),
+        ("augmentation", "augment"),
     ):
         one, other = getattr(forward, attribute), getattr(reversed, attribute)
         if one != other:

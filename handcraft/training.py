@@ -128,8 +128,11 @@ def train_classifier(
     resume: bool = True,
     progress: bool | None = None,
 ) -> Trained:
-    """Train on the real training clips, from fresh weights or from a pretrained checkpoint (optimiser and schedule
-    always fresh; with `init_from` the learning rate is `finetune` times the recipe's). A pretrained model is refused where it has seen a test clip."""
+    """Train on the real training clips, from fresh weights or from a pretrained checkpoint.
+
+    Optimiser and schedule are fresh either way; with `init_from` the learning rate is `finetune` times the recipe's. A
+    pretrained model is refused where it has seen a test clip.
+    """
     if init_from is not None:
         part = replace(part, train=replace(part.train, lr=finetune * part.train.lr))
     task = ClassifierTask(

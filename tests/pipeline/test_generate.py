@@ -10,7 +10,8 @@ from small_clips import RECIPES, small_clips
 from twins import classifier, twin
 
 from handcraft.checkpoint import save
-from handcraft.config import PreprocessConfig, WindowConfig
+from handcraft.config import AugmentConfig, PreprocessConfig, WindowConfig
+from handcraft.data.augment import augment, sub_windows
 from handcraft.data.clips import load_clips
 from handcraft.data.statistics import Statistics
 from handcraft.data.store import hex_digests
@@ -77,6 +78,38 @@ def test_a_clip_is_both_halves_of_its_source_generated_with_its_class(clips, twi
         expected = forward.statistics.unstandardise(torch.cat(halves, 1).unflatten(-1, (48, 2)))[0]
         np.testing.assert_allclose(store.landmarks(i), expected.numpy(), rtol=2e-3, atol=2e-3)
         assert (expected - window[0]).abs().nanmedian() > 0.01, "the clip is no copy of its source"
+
+
+def test_sources_are_varied_as_the_generators_training_was(clips, tmp_path):
+    """The same source gives other clips; the variation is the checkpoint's, keyed by the clip and not by the batch."""
+    config = AugmentConfig(rotation=20, scale=0.2, subwindow=0.6)
+    recipe = replace(RECIPES["cmlpe"], augment=config)
+    twins = [twin(clips, reverse=reverse, recipe=recipe) for reverse in (False, True)]
+    one = replace(clips.subset(range(0, 24, 8)), classes=clips.classes)  # a clip a class
+    options = {"total": 30, "seed": 4, "missing": "none"}
+    varied = generate(*twins, one, tmp_path / "varied", batch=30, **options)
+    generate(*twins, one, tmp_path / "again", batch=7, **options)
+    plain = generate(*twins, one, tmp_path / "plain", vary=False, **options)
+    assert files(tmp_path / "varied") == files(tmp_path / "again")
+    assert (varied.manifest.source["vary"], plain.manifest.source["vary"]) == (True, False)
+    i, label = 4, 1
+    begin, span = sub_windows(one.length[[label]], config, twins[0].window, 4, torch.tensor([i]))
+    window, _ = windows(one, torch.tensor([label]), twins[0].window, begin, span)
+    window = augment(window, config, 4, torch.tensor([i]))
+    expected = cmlpe_generate(
+        *(checkpoint.model.params() for checkpoint in twins),
+        window.flatten(2),
+        torch.tensor([0]),
+        torch.tensor([label]),
+        torch.tensor([i]),
+        seed=4,
+        noise=twins[0].config.noise,
+        mean=twins[0].statistics.mean.flatten(),
+        std=twins[0].statistics.std.flatten(),
+    )
+    np.testing.assert_allclose(varied.landmarks(i), expected[0].unflatten(-1, (48, 2)), rtol=2e-3, atol=2e-3)
+    spread = [np.std([store.landmarks(i) for i in range(1, 30, 3)], axis=0).mean() for store in (varied, plain)]
+    assert spread[0] > 2 * spread[1], "varied sources must make the clips more different than noise alone does"
 
 
 def test_sources_are_balanced_pure_functions_and_reach_every_clip(clips):
@@ -191,6 +224,7 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(cli
         (forward, replace(reversed, preprocess=PreprocessConfig()), clips, "preprocessing"),
         (forward, replace(reversed, window=WindowConfig(frames=16, mode="zero")), clips, "window"),
         (forward, replace(reversed, config=other_model), clips, "model"),
+        (forward, replace(reversed, augment=AugmentConfig(rotation=1)), clips, "augmentation"),
         (forward, replace(reversed, statistics=shifted), clips, "statistics differ"),
         (forward, reversed, replace(clips, classes=("sign0", "sign1", "sign3")), "only in the first: sign2"),
         (forward, reversed, replace(clips, layout="handcraft60"), "landmark layout"),
