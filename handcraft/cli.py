@@ -160,8 +160,7 @@ def train_classifier(options: TrainClassifier) -> int:
         share = options.recipe.pretrain if options.pretrain is None else options.pretrain
         place = options.out / "pretraining"
         start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
-    choices = {"augment": options.augment, "init_from": start, "finetune": options.recipe.finetune}
-    trained = train(data, part, options.out / "classifier", **choices, **common)
+    trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
     _print_trained("classifier", trained)
     return 0
 

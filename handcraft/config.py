@@ -146,6 +146,8 @@ class TransformerRecipe:
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    finetune: float = 1.0
+    """Learning rate on real clips after synthetic pretraining, as a share of `train.lr`."""
     statistics: Literal["train", "authors"] = "train"
 
 
@@ -157,6 +159,8 @@ class MambaRecipe:
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    finetune: float = 1.0
+    """Learning rate on real clips after synthetic pretraining, as a share of `train.lr`."""
     statistics: Literal["train", "authors"] = "train"
 
 
@@ -174,7 +178,5 @@ class Recipe:
     """Synthetic clips generated per class for pretraining."""
     pretrain: float = 0.1
     """Share of a classifier's steps spent on synthetic clips first; optimiser and schedule are reset after them."""
-    finetune: float = 1.0
-    """Learning rate of the training on real clips that follows, as a share of the classifier's own."""
     test_share: float = 0.3
     """Share of the clips wanted in the test split, where the data brings no split of its own."""

@@ -111,7 +111,6 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
         ),
         (before.smooth_order >= 0, "preprocess.smooth_order", before.smooth_order, "0 or more"),
         (0 <= recipe.pretrain < 1, "pretrain", recipe.pretrain, "a share in [0, 1)"),
-        (0 < recipe.finetune <= 1, "finetune", recipe.finetune, "a share in (0, 1]"),
         (0 < recipe.test_share < 1, "test_share", recipe.test_share, "a share between 0 and 1"),
         (recipe.synthetic_per_class >= 1, "synthetic_per_class", recipe.synthetic_per_class, "at least 1"),
         (before.fill >= 0, "preprocess.fill", before.fill, "0 or more"),
@@ -124,14 +123,15 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
         ),
     ]
     for name, part in classifiers.items():
-        rules.append(
+        rules += [
             (
                 part.window.frames == part.model.frames,
                 f"{name}.window.frames",
                 part.window.frames,
                 f"{name}.model.frames ({part.model.frames})",
-            )
-        )
+            ),
+            (0 < part.finetune <= 1, f"{name}.finetune", part.finetune, "a share in (0, 1]"),
+        ]
     dropout = recipe.transformer.model.dropout
     rules.append((0 <= dropout < 1, "transformer.model.dropout", dropout, "a share in [0, 1)"))
     for name, part in {"generator": generator, **classifiers}.items():

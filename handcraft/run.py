@@ -180,10 +180,7 @@ class _Seed:
             for arm, (pretrained, augment) in ARMS.items():
                 if not pretrained or start is not None:
                     place, init = folder / model / arm, start if pretrained else None
-                    rate = self.recipe.finetune
-                    trained = train_classifier(
-                        self.data, part, place, augment=augment, init_from=init, finetune=rate, **options
-                    )
+                    trained = train_classifier(self.data, part, place, augment=augment, init_from=init, **options)
                     row = evaluate_classifier(trained.best, test, confusion=place / "confusion.csv")
                     mpjpe = scores["mpjpe"] if pretrained else None
                     self._add(found, row, "synthetic" if pretrained else "none", augment, mpjpe)

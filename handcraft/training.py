@@ -124,17 +124,16 @@ def train_classifier(
     augment: bool,
     seed: int,
     init_from: Path | None = None,
-    finetune: float = 1.0,
     resume: bool = True,
     progress: bool | None = None,
 ) -> Trained:
     """Train on the real training clips, from fresh weights or from a pretrained checkpoint.
 
-    Optimiser and schedule are fresh either way; with `init_from` the learning rate is `finetune` times the recipe's. A
-    pretrained model is refused where it has seen a test clip.
+    Optimiser and schedule are fresh either way; with `init_from` the learning rate is `part.finetune` times the
+    recipe's. A pretrained model is refused where it has seen a test clip.
     """
     if init_from is not None:
-        part = replace(part, train=replace(part.train, lr=finetune * part.train.lr))
+        part = replace(part, train=replace(part.train, lr=part.finetune * part.train.lr))
     task = ClassifierTask(
         data.clips,
         part,

@@ -107,12 +107,12 @@ def test_fine_tuning_starts_from_the_pretrained_weights(data, synthetic, tmp_pat
 
 
 def test_fine_tuning_has_its_own_rate_and_fresh_training_has_not(data, synthetic, tmp_path):
-    part = shortened(RECIPE.transformer)
+    part = replace(shortened(RECIPE.transformer), finetune=0.25)
     start = pretrain_classifier(data, part, 0.5, synthetic, tmp_path / "pre", seed=2).last
-    tuned = train_classifier(data, part, tmp_path / "a", augment=False, seed=2, init_from=start, finetune=0.25)
-    fresh = train_classifier(data, part, tmp_path / "b", augment=False, seed=2, finetune=0.25)
+    tuned = train_classifier(data, part, tmp_path / "a", augment=False, seed=2, init_from=start)
+    fresh = train_classifier(data, part, tmp_path / "b", augment=False, seed=2)
     assert load(tuned.last).train.lr == 0.25 * part.train.lr
-    assert load(fresh.last).train.lr == part.train.lr
+    assert load(fresh.last).train.lr == load(start).train.lr == part.train.lr
 
 
 def test_augmentation_is_the_recipes_or_none(data, tmp_path):
