@@ -3,12 +3,13 @@
 The folder `kernels/` is imported as `handcraft.kernels` and `recipes/` as `handcraft.recipes`.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = "0.1.0"
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "handcraft" / "__init__.py").read_text()).group(1)
 
 
 def packages() -> list[str]:
@@ -22,8 +23,9 @@ setup(
     description="Synthetic sign generation and sign recognition: fused kernels and the pipeline around them",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="MIT",
     python_requires=">=3.11,<3.14",
+    # A C++ extension of the CPU backend would be listed as `ext_modules` here, optional=True: without a compiler the
+    # install succeeds and the reference serves.
     packages=packages(),
     package_dir={"handcraft": "handcraft", "handcraft.kernels": "kernels", "handcraft.recipes": "recipes"},
     package_data={"handcraft.recipes": ["*.yaml"]},
