@@ -174,7 +174,12 @@ def test_rows_name_what_is_missing(report, three):
 
 def benchmarks(*options: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pytest", "benchmarks/", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
-    kept = {name: value for name, value in os.environ.items() if name not in ("HANDCRAFT_BACKEND", "PYTEST_ADDOPTS")}
+    # PYTEST_*: as a worker of pytest-xdist the benchmarks would refuse to time anything
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "HANDCRAFT_BACKEND" and not name.startswith("PYTEST_")
+    }
     return subprocess.run([*command, *options], cwd=ROOT, env=kept | environment, capture_output=True, text=True)
 
 
