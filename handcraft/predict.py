@@ -15,10 +15,8 @@ from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips, load_clips
 from handcraft.data.selection import Selection
 from handcraft.data.store import Store
-from handcraft.errors import CheckpointError, ConfigError, DataError
+from handcraft.errors import CheckpointError, ConfigError
 from handcraft.match import as_checkpoint, require_classifier
-
-_SHOWN = 5  # existing ids that an error names
 
 
 def predict(
@@ -40,7 +38,7 @@ def predict(
     store = store if isinstance(store, Store) else Store(store)
     if top < 1:
         raise ConfigError(f"predict: top is {top}; expected at least 1")
-    places = np.arange(len(store)) if ids is None else _find(store, list(ids))
+    places = np.arange(len(store)) if ids is None else store.find(ids)
     if not len(places):
         return []
     clips = load_for(checkpoint, store, places)
@@ -87,15 +85,3 @@ def classify(checkpoint: Checkpoint, clips: Clips, batch: int = 256) -> Tensor:
             f"first: {first}); look at the clip for extreme values, or use another checkpoint"
         )
     return logits
-
-
-def _find(store: Store, ids: list[str]) -> np.ndarray:
-    known = {name: place for place, name in enumerate(store.ids.tolist())}
-    absent = [name for name in ids if name not in known]
-    if absent:
-        some = ", ".join(list(known)[:_SHOWN])
-        raise DataError(
-            f"{store.path}: has no clip {absent[0]!r} ({len(absent)} of {len(ids)} ids are unknown); "
-            f"it has {len(store)} clips: {some}{', ...' if len(known) > _SHOWN else ''}"
-        )
-    return np.array([known[name] for name in ids], dtype=np.int64)

@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 OPEN_PARTS = 64  # each mapped part holds a file descriptor, and a process may have only a few hundred
+SHOWN_IDS = 5  # existing ids that an error names
 REMEDY = "restore the store from a copy, or make it again"
 
 
@@ -127,12 +128,16 @@ class Store:
         return value
 
     def find(self, ids: Iterable[str]) -> np.ndarray:
-        """Places (int64) of the clips with these ids; `DataError` names one that is not there."""
+        """Places (int64) of the clips with these ids; `DataError` names one that is not there, and some that are."""
         wanted = list(ids)
         known = {id: place for place, id in enumerate(self.ids.tolist())}
         absent = [id for id in wanted if id not in known]
         if absent:
-            raise DataError(f"{self.path}: has no clip {absent[0]!r} ({len(absent)} of {len(wanted)} ids are unknown)")
+            some = ", ".join(list(known)[:SHOWN_IDS]) + (", ..." if len(known) > SHOWN_IDS else "")
+            raise DataError(
+                f"{self.path}: has no clip {absent[0]!r} ({len(absent)} of {len(wanted)} ids are unknown); "
+                f"it has {len(known)} clips: {some}"
+            )
         return np.array([known[id] for id in wanted], dtype=np.int64)
 
     def split_hashes(self) -> dict[str, str]:
