@@ -1,0 +1,81 @@
+"""The commands of `handcraft data`: make, import, check. See `cli` for how commands are written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+Store = Annotated[Path, arg(metavar="STORE")]
+Folder = Annotated[Path, arg(metavar="DIR")]
+Command = tuple[Callable[..., int], str, type | None]
+"""Function, summary, and for commands that take RECIPE first the type of their options."""
+
+
+def data_check(store: Positional[Store]) -> int:
+    """Is a store fit to train on? Checksums, missing landmarks by part, frames a clip, class balance, duplicates and
+    split leaks. Exit code 1 if there are problems.
+
+    Args:
+        store: the store's folder.
+    """
+    from rich.console import Console
+
+    from handcraft.data.check import check_store
+
+    report = check_store(store)
+    Console().print(report)
+    return 0 if report.ok else 1
+
+
+def data_toy(out: Positional[Folder], classes: int = 12, clips: int = 40, signers: int = 6, seed: int = 0) -> int:
+    """Make a store of procedurally generated signs, to try everything with.
+
+    Args:
+        out: folder of the new store.
+        classes: number of signs.
+        clips: clips of each sign.
+        signers: number of signers, who share the clips.
+        seed: of everything random.
+    """
+    from handcraft.data.toy import make_toy
+
+    make_toy(out, classes=classes, clips=clips, signers=signers, seed=seed)
+    print(f"{out}: {classes * clips} toy clips of {classes} classes by {signers} signers")
+    return 0
+
+
+def data_import_arrays(
+    file: Positional[Annotated[Path, arg(metavar="FILE.npz")]],
+    out: Positional[Folder],
+    group: str | None = None,
+    fps: float | None = None,
+    licence: str | None = None,
+    aspect: float | None = None,
+    leave_out_missing: bool = False,
+) -> int:
+    """Turn arrays (pose, left_hand, right_hand, [face], lengths, y, class_names, [split]) into a store.
+
+    Args:
+        file: a .npz without pickles; NaN = missing.
+        out: folder of the new store.
+        group: name of the array that tells signers or sessions apart.
+        fps: frames a second of the recordings, where known.
+        licence: licence of the data, where known.
+        aspect: width / height of the pictures, where known.
+        leave_out_missing: leave out clips without a single landmark, and name them; otherwise they are an error.
+    """
+    from handcraft.data.arrays import import_arrays
+
+    summary = import_arrays(
+        file, out, group=group, fps=fps, licence=licence, aspect=aspect, leave_out_missing=leave_out_missing
+    )
+    print("\n".join(summary.lines()))
+    return 0
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("data", "toy"): (data_toy, "make a store of toy signs", None),
+    ("data", "import-arrays"): (data_import_arrays, "turn arrays in an .npz into a store", None),
+    ("data", "check"): (data_check, "is a store fit to train on?", None),
+}
