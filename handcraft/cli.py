@@ -8,7 +8,7 @@ and the checks, and calls the library; errors the package raises on purpose end 
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
