@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from handcraft import cli_data
+from handcraft import cli_data, cli_export, cli_import
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError
@@ -235,6 +235,8 @@ def doctor() -> int:
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("run",): (run, "the whole recipe: generators, synthetic clips, classifiers, report", Run),
     **cli_data.COMMANDS,
+    **cli_import.COMMANDS,
+    **cli_export.COMMANDS,
     ("train", "generator"): (train_generator, "train the twin generators", TrainGenerator),
     ("train", "classifier"): (train_classifier, "train Transformer-SL or Mamba-SL", TrainClassifier),
     ("generate",): (generate, "write a store of synthetic clips", None),
