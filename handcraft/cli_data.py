@@ -30,6 +30,24 @@ def data_check(store: Positional[Store]) -> int:
     return 0 if report.ok else 1
 
 
+def data_card(store: Positional[Store], out: Folder | None = None) -> int:
+    """Describe a store: licence, sizes, classes, detection rates, splits and groups, hashes, seed, generator, and the
+    source clip of every synthetic clip. Prints Markdown.
+
+    Args:
+        store: the store's folder.
+        out: folder for card.md and card.json (which lists what the Markdown sums up), in place of printing.
+    """
+    from handcraft.data.card import make_card, to_markdown, write_card
+
+    if out is None:
+        print(to_markdown(make_card(store)))
+        return 0
+    for file in write_card(store, out):
+        print(file)
+    return 0
+
+
 def data_toy(out: Positional[Folder], classes: int = 12, clips: int = 40, signers: int = 6, seed: int = 0) -> int:
     """Make a store of procedurally generated signs, to try everything with.
 
@@ -50,4 +68,5 @@ def data_toy(out: Positional[Folder], classes: int = 12, clips: int = 40, signer
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "toy"): (data_toy, "make a store of toy signs", None),
     ("data", "check"): (data_check, "is a store fit to train on?", None),
+    ("data", "card"): (data_card, "describe a store: Markdown and JSON", None),
 }

@@ -1,0 +1,258 @@
+"""The card of a store: what one should know before using it, as JSON for programs and as Markdown for people.
+
+Everything in it is read from the store: nothing is asked for, and nothing is left to be filled in by hand. What a store
+does not say (a licence, the frame rate) the card names as unknown.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from handcraft.data.check import check_store
+from handcraft.data.store import Store, split_hash
+from handcraft.files import write_json, write_text
+from handcraft.markdown import escape, table
+
+MARKDOWN, JSON = "card.md", "card.json"
+SHOWN = 40  # classes, or groups of a split, that the Markdown lists; the JSON has all
+SHOWN_SOURCES = 10
+_LONGEST = 200  # characters of a foreign value in the Markdown
+
+
+def make_card(path: Path | str) -> dict[str, Any]:
+    """Everything about the store at `path`, as plain values for JSON. Reads the whole store once, in chunks.
+
+    name; kind (`synthetic` where clips name the clip they were generated from, else `recorded`); licence; made_by (the
+    manifest's source); seed; generator (None for recorded clips); format; size (bytes on disk, seconds where the frame
+    rate is known); classes (name -> split -> clips, "" = no split); detection (by part: share of frames in which it was
+    seen, and of its landmarks); splits (clips, classes, groups and `split_hash` of each); hashes (of all clips, and the
+    SHA-256 of each file); problems and notes of `check_store`; sources (of every synthetic clip: clip, source, digest).
+    `DataError` if the store cannot be opened.
+    """
+    found, store = check_store(path), Store(path)
+    manifest, source = store.manifest, store.manifest.source
+    sources = _sources(store)
+    files = {f"{part.name}/{name}": digest for part in manifest.parts for name, digest in part.sha256.items()}
+    low, middle, high = found.frames
+    return {
+        "name": store.path.resolve().name,
+        "kind": "synthetic" if sources else "recorded",
+        "licence": manifest.licence,
+        "made_by": dict(source),
+        "seed": source.get("seed"),
+        "generator": _generator(store) if sources else None,
+        "format": {
+            "stage": manifest.stage,
+            "layout": manifest.layout,
+            "coordinates": manifest.coordinates,
+            "dtype": store.dtype.name,
+            "fps": manifest.fps,
+            "aspect": manifest.aspect,
+            "preprocessing": manifest.preprocessing,
+        },
+        "size": {
+            "clips": len(store),
+            "frames": manifest.rows,
+            "frames_a_clip": {"min": low, "median": middle, "max": high},
+            "seconds": manifest.rows / manifest.fps if manifest.fps else None,
+            "bytes": sum((store.path / name).stat().st_size for name in files),
+        },
+        "classes": found.classes,
+        "detection": [
+            {"part": rate.name, "points": rate.points, "frames": 1 - rate.frames, "landmarks": 1 - rate.landmarks}
+            for rate in found.parts
+        ],
+        "splits": {
+            split: {
+                "clips": sum(counts.get(split, 0) for counts in found.classes.values()),
+                "classes": sum(counts.get(split, 0) > 0 for counts in found.classes.values()),
+                "groups": list(found.groups.get(split, ())),
+                "hash": split_hash(store.digests[store.splits == split]),
+            }
+            for split in sorted(set(store.splits.tolist()))
+        },
+        "hashes": {"clips": split_hash(store.digests), "files": files},
+        "problems": list(found.problems),
+        "notes": list(found.notes),
+        "sources": sources,
+    }
+
+
+def write_card(path: Path | str, out: Path | str) -> list[Path]:
+    """Write the card of the store at `path` into the folder `out`, as `card.md` and `card.json`; returns both files."""
+    card, files = make_card(path), [Path(out) / MARKDOWN, Path(out) / JSON]
+    write_text(files[0], to_markdown(card))
+    write_json(files[1], card)
+    return files
+
+
+def to_markdown(card: dict[str, Any]) -> str:
+    """The card for people: all of `make_card` but long lists, of which some are shown."""
+    size, splits = card["size"], card["splits"]
+    lines = [
+        f"# {escape(card['name'])}",
+        "",
+        f"{size['clips']:,} {card['kind']} clips of {len(card['classes']):,} classes.",
+        "",
+        *table(("", ""), _facts(card)),
+        "",
+        "## Where it comes from",
+        "",
+        *_origin_lines(card["made_by"]),
+        "",
+        *_generator_lines(card),
+        "## Detection",
+        "",
+        *table(
+            ("part", "landmarks", "frames with it", "landmarks seen"),
+            [
+                (_words(rate["part"]), str(rate["points"]), f"{rate['frames']:.1%}", f"{rate['landmarks']:.1%}")
+                for rate in card["detection"]
+            ],
+        ),
+        "",
+        "## Splits and groups",
+        "",
+        *table(
+            ("split", "clips", "classes", "groups", "hash"),
+            [
+                (
+                    _split(name),
+                    *(f"{n:,}" for n in (split["clips"], split["classes"], len(split["groups"]))),
+                    split["hash"],
+                )
+                for name, split in splits.items()
+            ],
+        ),
+        "",
+        *(
+            f"- Groups of {_split(name)}: {_listed(split['groups'])}"
+            for name, split in splits.items()
+            if split["groups"]
+        ),
+        "",
+        "## Classes",
+        "",
+        *_class_lines(card),
+        "",
+        "## Checks",
+        "",
+        *(f"- Problem: {escape(text)}" for text in card["problems"]),
+        *(f"- Note: {escape(text)}" for text in card["notes"]),
+        *([] if card["problems"] else ["- No problem found: checksums, landmarks, duplicates, split leaks."]),
+        "",
+        "## Hashes",
+        "",
+        *table(
+            ("of", "hash"), [("all clips, in any order", card["hashes"]["clips"]), *card["hashes"]["files"].items()]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _origin_lines(made_by: dict[str, Any]) -> list[str]:
+    if not made_by:
+        return ["The store does not say."]
+    return table(("", ""), [(escape(name), _shown(value, "not known")) for name, value in made_by.items()])
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """Licence, size and form, a row each."""
+    size, form = card["size"], card["format"]
+    low, middle, high = size["frames_a_clip"].values()
+    a_clip = f"{low} a clip" if low == high else f"{low} to {high} a clip, median {middle}"
+    raw = form["stage"] == "raw"
+    return [
+        ("licence", _shown(card["licence"], "not stated: ask whoever made the data before you share it")),
+        ("frames", f"{size['frames']:,}; {a_clip}"),
+        ("frames a second", _shown(form["fps"], "not known")),
+        ("duration", f"{size['seconds'] / 60:,.1f} minutes" if size["seconds"] else "not known"),
+        ("on disk", f"{size['bytes'] / 1e6:,.1f} MB, {form['dtype']}"),
+        ("landmarks", f"{form['layout']}, {form['coordinates']}"),
+        ("stage", "raw: as the detector gave them" if raw else "centred: preprocessed"),
+        *(
+            [("width / height of the pictures", _shown(form["aspect"], "not known"))]
+            if raw
+            else [("preprocessing", _shown(form["preprocessing"], "not known"))]
+        ),
+    ]
+
+
+def _sources(store: Store) -> list[dict[str, str]]:
+    """The source of every clip that names one, in the store's order."""
+    found = []
+    for clip, id in enumerate(store.ids.tolist()):
+        made_from = store.provenance_of(clip)
+        if "source" in made_from:
+            source, digest = str(made_from["source"]), str(made_from.get("source_digest", ""))
+            found.append({"clip": id, "source": source, "digest": digest})
+    return found
+
+
+def _generator(store: Store) -> dict[str, Any]:
+    """Both generators' weights (SHA-256), how they were used, and what they had seen."""
+    manifest = store.manifest
+    named = {name: manifest.source.get(name) for name in ("forward", "reversed", "noise", "missing", "vary")}
+    seen = [int(digest, 16) for digest in manifest.seen_clips]
+    return {**named, "seen_clips": {"clips": len(seen), "hash": split_hash(seen)}}
+
+
+def _generator_lines(card: dict[str, Any]) -> list[str]:
+    """What the synthetic clips were generated from; nothing for recorded ones."""
+    if card["generator"] is None:
+        return []
+    sources = Counter(entry["source"] for entry in card["sources"])
+    seen, unnamed = card["generator"]["seen_clips"], card["size"]["clips"] - len(card["sources"])
+    most = sources.most_common(SHOWN_SOURCES)
+    return [
+        "## Source clips",
+        "",
+        f"{len(card['sources']):,} synthetic clips come from {len(sources):,} recorded ones, "
+        f"{min(sources.values()):,} to {max(sources.values()):,} from each"
+        + (f"; {unnamed:,} clips name no source" if unnamed else "")
+        + f". Their generators were trained on {seen['clips']:,} clips (hash {seen['hash']}), so nothing that learns "
+        f"from this store may be tested on those. `{JSON}` lists the source of every clip.",
+        "",
+        *([f"The {len(most)} used most:", ""] if len(sources) > len(most) else []),
+        *table(("source clip", "synthetic clips"), [(escape(name), str(count)) for name, count in most]),
+        "",
+    ]
+
+
+def _class_lines(card: dict[str, Any]) -> list[str]:
+    """Clips by class and split; of many classes the largest and the smallest."""
+    classes, splits = card["classes"], list(card["splits"])
+    rows = [
+        (escape(name), *(f"{counts.get(split, 0):,}" for split in splits), f"{sum(counts.values()):,}")
+        for name, counts in classes.items()
+    ]
+    head = ("class", *map(_split, splits), "all")
+    if len(rows) <= SHOWN:
+        return table(head, rows)
+    order = sorted(range(len(rows)), key=lambda at: -sum(list(classes.values())[at].values()))
+    half = SHOWN // 2
+    shown = [rows[at] for at in order[:half] + order[-half:]]
+    return [f"The {half} largest and the {half} smallest; `{JSON}` has all.", "", *table(head, shown)]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _split(name: str) -> str:
+    return escape(name) or "no split"
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a line, the first of many."""
+    more = f" and {len(names) - SHOWN} more, listed in `{JSON}`" if len(names) > SHOWN else ""
+    return ", ".join(map(escape, names[:SHOWN])) + more
+
+
+def _shown(value: Any, otherwise: str) -> str:
+    """A foreign value in one short line."""
+    if value is None:
+        return otherwise
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return escape(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
