@@ -1,20 +1,89 @@
-"""Packages and dependency ranges of handcraft; `constraints/base.txt` pins what everybody runs.
+"""Packages, dependency ranges and the optional CPU library of handcraft; `constraints/base.txt` pins what everybody
+runs.
 
 The folder `kernels/` is imported as `handcraft.kernels` and `recipes/` as `handcraft.recipes`.
 """
 
+import os
+import platform
 import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "handcraft" / "__init__.py").read_text()).group(1)
+CPU = Path("csrc", "cpu")
+ISAS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+}
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+]
 
 
 def packages() -> list[str]:
     kernels = ["handcraft.kernels", *(f"handcraft.kernels.{name}" for name in find_packages("kernels"))]
     return [*find_packages(include=["handcraft", "handcraft.*"]), *kernels, "handcraft.recipes"]
+
+
+class BuildCPU(build_ext):
+    """Compiles every op once for each instruction set, each in a namespace of its own; the library chooses when it is
+    loaded. Needs a C++17 compiler and nothing of torch or Python. Without one the install succeeds without it."""
+
+    def build_extension(self, extension: Extension) -> None:
+        # $CXX as distutils reads it may carry flags; the vector types are those of GCC and Clang.
+        compiler = next(
+            (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None
+        )
+        if compiler is None:
+            self.warn(
+                "no C++ compiler (g++ or clang++): handcraft is installed without its CPU kernels, PyTorch serves"
+            )
+            return
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        folder = Path(self.build_temp) / "cpu"
+        folder.mkdir(parents=True, exist_ok=True)
+        headers = max(path.stat().st_mtime for path in [Path(__file__), *HERE.glob("csrc/**/*.h")])
+        jobs, objects = [], []
+        for source in map(Path, extension.sources):
+            for isa, flags in ISAS.items() if x86 else [("baseline", [])]:
+                if source.name == "entry.cpp" and isa != "baseline":
+                    continue
+                made = folder / f"{source.stem}.{isa}.o"
+                defines = [f"-DHANDCRAFT_ISA={isa}", *(["-DHANDCRAFT_X86"] if x86 else [])]
+                command = [compiler, "-c", "-fPIC", *FLAGS, *flags, *defines, "-Icsrc", str(source), "-o", str(made)]
+                objects.append(str(made))
+                if not made.is_file() or made.stat().st_mtime < max(headers, source.stat().st_mtime):
+                    jobs.append(command)
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self.spawn, jobs))
+        unfinished = target.with_suffix(".tmp")
+        self.spawn(
+            [
+                compiler,
+                "-shared",
+                *objects,
+                "-o",
+                str(unfinished),
+                *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []),
+            ]
+        )
+        unfinished.replace(target)
 
 
 setup(
@@ -24,8 +93,9 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11,<3.14",
-    # A C++ extension of the CPU backend would be listed as `ext_modules` here, optional=True: without a compiler the
-    # install succeeds and the reference serves.
+    # optional: without a working compiler the install succeeds and the reference serves
+    ext_modules=[Extension("handcraft.kernels._cpu", sorted(map(str, CPU.glob("*.cpp"))), optional=True)],
+    cmdclass={"build_ext": BuildCPU},
     packages=packages(),
     package_dir={"handcraft": "handcraft", "handcraft.kernels": "kernels", "handcraft.recipes": "recipes"},
     package_data={"handcraft.recipes": ["*.yaml"]},

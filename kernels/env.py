@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from handcraft.kernels import native
+
 TRITON_RANGE = ((3, 6), (3, 10))
 """Versions of triton that the kernels are written for: at least the first, below the second."""
 
@@ -31,8 +33,7 @@ class Probe:
 
 
 def probe(name: str) -> Probe:
-    """Look for one of `PROBES`: torch, cuda, triton, mamba_ssm, causal_conv1d, compiler. Cached; never raises for
-    what it finds.
+    """Look for one of `PROBES`, by its name there. Cached; never raises for what it finds.
 
     Raises:
         ValueError: an unknown name.
@@ -56,7 +57,7 @@ def backend(name: str) -> Probe:
     if name == "reference":
         return Probe(name, True, "plain PyTorch, runs wherever torch does", version=probe("torch").version)
     if name == "cpu":
-        return Probe(name, False, "this version of handcraft has no compiled CPU extension")
+        return probe("cpu_library")
     if name == "cuda":
         return _first_missing(name, ("cuda", "compiler"))
     if name == "triton":
@@ -158,6 +159,15 @@ def _compiler() -> Probe:
     return Probe("compiler", False, f"none of {', '.join(tried)} is on PATH", install="apt-get install g++")
 
 
+def _cpu_library() -> Probe:
+    try:
+        found = native.library()
+    except native.NativeError as error:
+        return Probe("cpu_library", False, str(error), install="pip install -e .")
+    extra = ", AVX512-BF16" if found.bf16_instructions else ""
+    return Probe("cpu_library", True, f"{found.isa}{extra}, {found.path.name}")
+
+
 _INSTALL = {
     "triton": 'pip install "handcraft[gpu]"',
     "mamba_ssm": 'pip install --no-build-isolation "handcraft[mamba]"',
@@ -171,4 +181,5 @@ PROBES: dict[str, Callable[[], Probe]] = {
     "mamba_ssm": lambda: _package("mamba_ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
     "causal_conv1d": lambda: _package("causal_conv1d", "causal_conv1d", "causal_conv1d_fn"),
     "compiler": _compiler,
+    "cpu_library": _cpu_library,
 }

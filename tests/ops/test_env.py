@@ -27,7 +27,15 @@ def package(tmp_path, monkeypatch, name, text):
 
 def test_report_has_a_line_for_everything():
     probes = env.report()
-    assert [probe.name for probe in probes] == ["torch", "cuda", "triton", "mamba_ssm", "causal_conv1d", "compiler"]
+    assert [probe.name for probe in probes] == [
+        "torch",
+        "cuda",
+        "triton",
+        "mamba_ssm",
+        "causal_conv1d",
+        "compiler",
+        "cpu_library",
+    ]
     assert all(probe.reason for probe in probes)
     assert probes[0].version == torch.__version__
     assert probes[1].available == torch.cuda.is_available()

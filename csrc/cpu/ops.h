@@ -1,0 +1,6 @@
+// The ops of this folder: X(name) has its source name.cpp, which defines `const Entries name_entries` in its namespace.
+#pragma once
+
+#ifndef HANDCRAFT_OPS
+#define HANDCRAFT_OPS(X) X(vecmath)
+#endif

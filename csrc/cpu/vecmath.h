@@ -1,0 +1,194 @@
+// exp, log, sin and cos on vectors of float and double, and what is made of them.
+//
+// Range reduction as in Cody and Waite (1980); the polynomials are Taylor's, short enough for the reduced range. Errors
+// against the exact value, measured by tests/ops/test_native.py: 2 units in the last place at most where not said
+// otherwise.
+#pragma once
+
+#include "simd.h"
+
+namespace handcraft::HANDCRAFT_ISA {
+
+namespace detail {
+template <typename T>
+struct Float;
+template <>
+struct Float<float> {
+    static constexpr float shift = 0x1.8p23f;  // x + shift - shift rounds x to an integer
+    static constexpr float log2e = 1.44269504088896341f;
+    static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+    static constexpr float highest = 88.7228394f, lowest = -105.f;
+    static constexpr int mantissa = 23, bias = 127;
+};
+template <>
+struct Float<double> {
+    static constexpr double shift = 0x1.8p52;
+    static constexpr double log2e = 1.44269504088896340736;
+    static constexpr double ln2_high = 0x1.62e42fefp-1, ln2_low = 0x1.473de6af278edp-34;
+    static constexpr double highest = 709.782712893384, lowest = -747.;
+    static constexpr int mantissa = 52, bias = 1023;
+};
+
+template <typename T, typename To, typename From>
+HANDCRAFT_INLINE To bits(From x) {
+    static_assert(sizeof(To) == sizeof(From));
+    To y;
+    __builtin_memcpy(&y, &x, sizeof(To));
+    return y;
+}
+
+// 2^n for integers n (as T) in the range of normal numbers.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> power_of_two(Vec<T> n) {
+    Mask<T> i = __builtin_convertvector(n, Mask<T>);
+    return bits<T, Vec<T>>((i + Float<T>::bias) << Float<T>::mantissa);
+}
+}  // namespace detail
+
+template <typename T>
+HANDCRAFT_INLINE Vec<T> minimum(Vec<T> a, Vec<T> b) {
+    return a < b ? a : b;
+}
+template <typename T>
+HANDCRAFT_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+    return a > b ? a : b;
+}
+
+// exp(x); 0 below the smallest subnormal number, infinity above the largest number, NaN for NaN.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> exp(Vec<T> x) {
+    using F = detail::Float<T>;
+    const Vec<T> top = broadcast<T>(F::highest), bottom = broadcast<T>(F::lowest);
+    Vec<T> bounded = x > top ? top : x;
+    bounded = bounded < bottom ? bottom : bounded;
+    Vec<T> n = (bounded * F::log2e + F::shift) - F::shift;
+    Vec<T> r = bounded - n * F::ln2_high;
+    r = r - n * F::ln2_low;
+    Vec<T> p;
+    if constexpr (sizeof(T) == 4) {
+        p = broadcast<T>(1.f / 5040);
+        p = p * r + 1.f / 720;
+        p = p * r + 1.f / 120;
+    } else {
+        p = broadcast<T>(1. / 6227020800);
+        p = p * r + 1. / 479001600;
+        p = p * r + 1. / 39916800;
+        p = p * r + 1. / 3628800;
+        p = p * r + 1. / 362880;
+        p = p * r + 1. / 40320;
+        p = p * r + 1. / 5040;
+        p = p * r + 1. / 720;
+        p = p * r + 1. / 120;
+    }
+    p = p * r + T(1) / 24;
+    p = p * r + T(1) / 6;
+    p = p * r + T(0.5);
+    p = p * r + T(1);
+    p = p * r + T(1);
+    // two factors, so that subnormal results and the largest ones are reached
+    Vec<T> half = (n * T(0.5) + F::shift) - F::shift;
+    Vec<T> y = p * detail::power_of_two<T>(half) * detail::power_of_two<T>(n - half);
+    y = x > top ? broadcast<T>(T(__builtin_inf())) : y;
+    return x != x ? x : y;
+}
+
+// log(x) for normal x > 0; used on sums like 1 + exp(y) and on uniform numbers.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> log(Vec<T> x) {
+    using F = detail::Float<T>;
+    Mask<T> i = detail::bits<T, Mask<T>>(x);
+    // exponent such that the mantissa lies in [sqrt(1/2), sqrt(2))
+    const Mask<T> offset = detail::bits<T, Mask<T>>(broadcast<T>(T(0.70710678118654752440)));
+    Mask<T> n = (i - offset) >> F::mantissa;
+    Vec<T> m = detail::bits<T, Vec<T>>(i - (n << F::mantissa));
+    Vec<T> e = __builtin_convertvector(n, Vec<T>);
+    // log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.172
+    Vec<T> f = m - T(1);
+    Vec<T> s = f / (m + T(1));
+    Vec<T> z = s * s;
+    Vec<T> p;
+    if constexpr (sizeof(T) == 4) {
+        p = broadcast<T>(T(2) / 9);
+    } else {
+        p = broadcast<T>(T(2) / 21);
+        p = p * z + T(2) / 19;
+        p = p * z + T(2) / 17;
+        p = p * z + T(2) / 15;
+        p = p * z + T(2) / 13;
+        p = p * z + T(2) / 11;
+        p = p * z + T(2) / 9;
+    }
+    p = p * z + T(2) / 7;
+    p = p * z + T(2) / 5;
+    p = p * z + T(2) / 3;
+    // 2 s = f - s f, which keeps the leading term exact for m near 1
+    Vec<T> tail = s * (z * p - f);
+    return e * F::ln2_high + (f + (tail + e * F::ln2_low));
+}
+
+// sin and cos of 2 pi x for x in [0, 1].
+template <typename T>
+HANDCRAFT_INLINE void sincos_turns(Vec<T> x, Vec<T>& sine, Vec<T>& cosine) {
+    using F = detail::Float<T>;
+    Vec<T> quarter = (x * T(4) + F::shift) - F::shift;  // 0..4
+    Vec<T> r = (x - quarter * T(0.25)) * T(6.28318530717958647692);  // |r| <= pi/4
+    Vec<T> z = r * r;
+    Vec<T> s, c;
+    if constexpr (sizeof(T) == 4) {
+        s = broadcast<T>(1.f / 362880);
+        c = broadcast<T>(-1.f / 3628800);
+        c = c * z + 1.f / 40320;
+    } else {
+        s = broadcast<T>(1. / 355687428096000);
+        s = s * z - 1. / 1307674368000;
+        s = s * z + 1. / 6227020800;
+        s = s * z - 1. / 39916800;
+        s = s * z + 1. / 362880;
+        c = broadcast<T>(-1. / 6402373705728000);
+        c = c * z + 1. / 20922789888000;
+        c = c * z - 1. / 87178291200;
+        c = c * z + 1. / 479001600;
+        c = c * z - 1. / 3628800;
+        c = c * z + 1. / 40320;
+    }
+    s = s * z - T(1) / 5040;
+    s = s * z + T(1) / 120;
+    s = s * z - T(1) / 6;
+    s = s * z * r + r;
+    c = c * z - T(1) / 720;
+    c = c * z + T(1) / 24;
+    c = c * z - T(0.5);
+    c = c * z + T(1);
+    Mask<T> q = __builtin_convertvector(quarter, Mask<T>);
+    Mask<T> odd = (q & 1) != 0;
+    Vec<T> a = odd ? c : s, b = odd ? s : c;
+    sine = (q & 2) != 0 ? -a : a;
+    cosine = ((q + 1) & 2) != 0 ? -b : b;
+}
+
+// 1 / (1 + exp(-x))
+template <typename T>
+HANDCRAFT_INLINE Vec<T> sigmoid(Vec<T> x) {
+    return T(1) / (T(1) + exp<T>(-x));
+}
+
+// x / (1 + exp(-x))
+template <typename T>
+HANDCRAFT_INLINE Vec<T> silu(Vec<T> x) {
+    return x / (T(1) + exp<T>(-x));
+}
+
+// log(1 + exp(x)), without overflow and without loss for very negative x.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> softplus(Vec<T> x) {
+    Vec<T> magnitude = x < T(0) ? -x : x;
+    Vec<T> e = exp<T>(-magnitude);
+    // log1p(e): log(u) corrected by what rounding 1 + e to u has lost (Kahan)
+    Vec<T> u = T(1) + e;
+    Vec<T> lost = e - (u - T(1));
+    Vec<T> positive = x > T(0) ? x : Vec<T>{};
+    Vec<T> y = positive + (log<T>(u) + lost / u);
+    return x != x ? x : y;
+}
+
+}  // namespace handcraft::HANDCRAFT_ISA
