@@ -2,5 +2,5 @@
 #pragma once
 
 #ifndef HANDCRAFT_OPS
-#define HANDCRAFT_OPS(X) X(vecmath)
+#define HANDCRAFT_OPS(X) X(philox) X(vecmath)
 #endif
