@@ -3,11 +3,10 @@
     pose (N,T,33,3)  left_hand, right_hand (N,T,21,3)  [face (N,T,12,3) with face_indices (12,)]   NaN = missing
     lengths (N,)  y (N,) index into class_names (C,)  [clip_id (N,) text]  [session or another group (N,)]  [split (N,)]
 
-An npz is a zip of npy files, and both are read here without numpy's loader: no pickle, no link, and no array that is
-larger than the file's bytes can decompress to.
+An npz is a zip of npy files, and both are read here without numpy's loader: no pickle, no array that is larger than
+the file's bytes can decompress to, and no more of them than fit into memory.
 """
 
-import math
 import zipfile
 import zlib
 from collections import Counter
@@ -17,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from handcraft.data.npy import read_header
+from handcraft.data.npy import read_array
 from handcraft.data.store import StoreWriter
+from handcraft.data.untrusted import require_memory
 from handcraft.errors import DataError
 from handcraft.files import sha256_file
 from handcraft.layouts import FACE12
@@ -147,11 +147,13 @@ def import_arrays(
 
 
 def read_npz(path: Path | str) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` by name. `DataError` if the file is no zip, is damaged, or an array in it is a pickle."""
+    """All arrays of an `.npz` by name. `DataError` if the file is no zip, is damaged, names an array twice, holds a
+    pickle, or would not fit into memory."""
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            _check_sizes(path, entries)
             return {entry.filename.removesuffix(".npy"): _read_member(path, archive, entry) for entry in entries}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
@@ -161,23 +163,32 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
         ) from None
 
 
+def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Compare what the zip's directory claims with the size of the file, before anything is decompressed.
+
+    Members that share their bytes (one small piece of data as thousands of arrays) add up to more than the file.
+    """
+    names = Counter(entry.filename.removesuffix(".npy") for entry in entries)
+    if len(names) < len(entries):
+        raise DataError(f"{path}: holds two arrays named {names.most_common(1)[0][0]!a:.80}; save it anew")
+    for entry in entries:
+        method = entry.compress_type
+        if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{path}: {entry.filename!a:.80} is compressed by method {method}, which numpy never uses")
+        if entry.file_size > DEFLATE_LIMIT * entry.compress_size + 4096:
+            claim = f"{entry.filename!a:.80} claims {entry.file_size} bytes"
+            raise DataError(f"{path}: {claim}, which the file cannot hold")
+    if sum(entry.compress_size for entry in entries) > path.stat().st_size:
+        raise DataError(f"{path}: its arrays claim more bytes than the file has; fetch it again")
+    require_memory(sum(entry.file_size for entry in entries), path)
+
+
 def _read_member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """One array, after comparing what its header asks for with what the zip holds."""
-    if entry.file_size > DEFLATE_LIMIT * entry.compress_size + 4096 or entry.compress_size > path.stat().st_size:
-        raise DataError(f"{path}: {entry.filename} claims {entry.file_size} bytes, which the file cannot hold")
-    with archive.open(entry) as file:
-        try:
-            shape, fortran_order, dtype = read_header(file)
-        except ValueError as error:
-            raise DataError(f"{path}: {entry.filename} cannot be read: {error}") from None
-        wanted = math.prod(shape) * dtype.itemsize  # Python's integers: no declared shape wraps around
-        if wanted > entry.file_size:
-            raise DataError(f"{path}: {entry.filename} declares shape {shape}, more than its {entry.file_size} bytes")
-        content = file.read()  # to the end, where the zip's checksum is compared
-    if len(content) != wanted:
-        raise DataError(f"{path}: {entry.filename} holds {len(content)} bytes, its header says {wanted}")
-    array = np.frombuffer(content, dtype) if wanted else np.empty(math.prod(shape), dtype)
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    try:
+        with archive.open(entry) as file:
+            return read_array(file, entry.file_size)
+    except ValueError as error:
+        raise DataError(f"{path}: {entry.filename!a:.80} cannot be read: {error}") from None
 
 
 def _parts(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[list[str], str]:
