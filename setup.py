@@ -98,7 +98,7 @@ setup(
     cmdclass={"build_ext": BuildCPU},
     packages=packages(),
     package_dir={"handcraft": "handcraft", "handcraft.kernels": "kernels", "handcraft.recipes": "recipes"},
-    package_data={"handcraft.recipes": ["*.yaml"]},
+    package_data={"handcraft.recipes": ["*.yaml"], "handcraft.render": ["assets/*"]},
     install_requires=[
         "torch>=2.11",
         "numpy>=1.26",
