@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from handcraft.errors import DataError
 
 TEMPORARY = ".partial-"  # names that begin so are leftovers of an interrupted write; readers never open them
+LARGEST_JSON = 256 << 20  # bytes: the manifest of 100 million clips; parsed, JSON takes some 30 times its size
 
 
 @contextlib.contextmanager
@@ -48,15 +51,69 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; a missing or damaged one raises `DataError` naming the file."""
+def read_json(path: Path | str, largest: int = LARGEST_JSON) -> Any:
+    """Read a JSON file. `DataError` names one that is missing, damaged, no ordinary file, of more than `largest` bytes,
+    or in which an object has two values of one name or a number is NaN or infinite (neither is JSON)."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no ordinary file, expected a JSON file")
+        if path.stat().st_size > largest:
+            raise DataError(f"{path}: has {path.stat().st_size} bytes, expected at most {largest}")
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); the file is damaged, restore or remake it") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"two values of {twice!a:.80} in one object")
+    return found
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.80} is no finite number")
+    return value
+
+
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """`value` (plain JSON values) and a last field `checksum`, so that damage to a file of settings is noticed."""
+    return {**value, "checksum": _checksum(value)}
+
+
+def verified(value: Any, path: Path | str) -> Any:
+    """`value` as `read_json` gave it, without the field `checksum`; `DataError` if that is there and does not fit.
+
+    It guards against damage, not against forgery: whoever changes the file on purpose writes the checksum that the
+    error names, or removes the field.
+    """
+    if not isinstance(value, dict) or "checksum" not in value:
+        return value
+    value = dict(value)
+    found = value.pop("checksum")
+    try:
+        expected = _checksum(value)
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deeply; restore or remake it") from None
+    if found != expected:
+        raise DataError(
+            f"{path}: has been changed since it was written: restore it, or remake what it belongs to (if the change "
+            f"was yours, the field checksum must be {expected})"
+        )
+    return value
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """SHA-256 of the value, whatever the order of its fields and the blanks between them."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def sha256_file(path: Path | str) -> str:

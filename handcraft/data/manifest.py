@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from handcraft.errors import ConfigError, DataError
-from handcraft.files import read_json
+from handcraft.files import read_json, verified
 from handcraft.layouts import layout
 
 FORMAT_VERSION = 1
@@ -130,12 +130,14 @@ class Manifest:
         path = store / MANIFEST
         if not store.is_dir():
             raise DataError(f"{store}: no such store (a store is a folder with a {MANIFEST})")
+        if path.is_symlink():
+            raise DataError(f"{path}: is a symbolic link, and a store holds none; copy the store with its files")
         if not path.exists():
             unfinished = any(_PART.fullmatch(entry.name) or entry.name.startswith(".") for entry in store.iterdir())
             why = "its writing was interrupted; make it again" if unfinished else "this folder is not a store"
             raise DataError(f"{store}: has no {MANIFEST}: {why}")
         try:
-            return cls.from_dict(read_json(path))
+            return cls.from_dict(verified(read_json(path), path))
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); restore or remake the store") from None
         except DataError as error:

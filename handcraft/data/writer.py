@@ -26,7 +26,7 @@ from handcraft.data.manifest import (
 )
 from handcraft.data.part import PartFiles
 from handcraft.errors import DataError
-from handcraft.files import TEMPORARY, write_json
+from handcraft.files import TEMPORARY, with_checksum, write_json
 
 try:
     import fcntl
@@ -260,7 +260,7 @@ class StoreWriter:
             raise DataError(f"{self.path}: at least two clips have the same id; ids must differ within a store")
         hashes = {split: split_hash(np.concatenate(found)) for split, found in sorted(self._digests.items())}
         manifest = dataclasses.replace(self._manifest, parts=tuple(self._parts), split_hashes=hashes)
-        write_json(self.path / MANIFEST, manifest.to_dict())
+        write_json(self.path / MANIFEST, with_checksum(manifest.to_dict()))
 
     def _discard(self) -> None:
         """Unless the store is whole, leave nothing that looks like one, or like half of one."""

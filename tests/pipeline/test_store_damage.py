@@ -33,8 +33,9 @@ def store(tmp_path):
 
 
 def forge(store: Path, change) -> None:
-    """Edit the manifest as an attacker would: `change` gets its dict."""
+    """Edit the manifest as an attacker would, checksum and all: `change` gets its dict."""
     manifest = json.loads((store / MANIFEST).read_text())
+    manifest.pop("checksum", None)
     change(manifest)
     (store / MANIFEST).write_text(json.dumps(manifest))
 
@@ -137,7 +138,22 @@ def test_a_file_that_is_not_there_is_named(store, name):
     refused(store, name, "no such file")
 
 
-@pytest.mark.parametrize("name", [LANDMARKS, CLIPS, "part-00000"])
+def test_a_manifest_changed_by_accident_is_refused(store):
+    """A frame rate, a licence, a digest: every value that is plausible after a change."""
+    text = (store / MANIFEST).read_text()
+    good = Store(store).manifest
+    for before, after in (('"licence": null', '"licence": "MIT"'), ('"fps": null', '"fps": 25'), ("[]", '["ab"]')):
+        (store / MANIFEST).write_text(text.replace(before, after, 1))
+        refused(store, MANIFEST, "has been changed since it was written")
+    # Another order or other blanks are no change, and a store of before there were checksums is read as ever.
+    (store / MANIFEST).write_text(json.dumps(dict(reversed(json.loads(text).items()))))
+    assert Store(store).manifest == good
+    forge(store, lambda manifest: None)
+    assert "checksum" not in (store / MANIFEST).read_text()
+    assert Store(store).manifest == good
+
+
+@pytest.mark.parametrize("name", [MANIFEST, LANDMARKS, CLIPS, "part-00000"])
 def test_links_are_not_followed(store, name):
     outside = store.parent / "outside" / "moved"
     os.rename(store / name, outside)
