@@ -36,7 +36,7 @@ class NativeError(RuntimeError):
 class _Field:
     name: str
     kind: str
-    """p: contiguous tensor, o: the same or None, s: tensor of any strides, i: int, r: float."""
+    """p: contiguous tensor, o: the same or None, s: tensor of any strides or None, i: int, r: float."""
     dtype: torch.dtype | None
 
 
@@ -109,7 +109,7 @@ def _value(entry: str, field: _Field, given: Tensor | int | float | None) -> int
     if field.kind in "ir":
         return given
     if given is None:
-        if field.kind != "o":
+        if field.kind == "p":
             raise TypeError(f"{entry}: {field.name} is None, expected a tensor")
         return None
     if given.dtype != field.dtype or given.device.type != "cpu":
@@ -156,11 +156,13 @@ def _load(override: str | None, isa: str | None) -> Library:
 def _entry(path: Path, row: _CEntry) -> _Entry:
     name = row.name.decode()
     activation = next(dtype for dtype, suffix in SUFFIX.items() if name.endswith(f"_{suffix}"))
+    compute = torch.float64 if activation == torch.float64 else torch.float32
+    dtypes = {**_CTYPES, "T": activation, "Compute<T>": compute}
     fields, members = [], []
     for line in row.fields.decode().split(";")[:-1]:
         kind, *type_, field = line.split()
-        word = type_[-1] if type_ else ""
-        fields.append(_Field(field, kind, (activation if word == "T" else _CTYPES[word]) if word else None))
+        dtype = dtypes[type_[-1]] if type_ else None
+        fields.append(_Field(field, kind, dtype))
         members.append((field, {"i": ctypes.c_int64, "r": ctypes.c_double}.get(kind, ctypes.c_void_p)))
     struct = type("Arguments", (ctypes.Structure,), {"_fields_": members})
     if ctypes.sizeof(struct) != row.size:

@@ -8,9 +8,10 @@
 //         POINTER(const T, x) POINTER(T, out) OPTIONAL(const float, bias) SIZE(count) REAL(factor)
 //     HANDCRAFT_ARGUMENTS(Scale, SCALE_FIELDS)      // template <typename T> struct Scale, constexpr char Scale_fields[]
 //
-// POINTER: contiguous tensor. OPTIONAL: contiguous, or null. STRIDED: any strides, which the launcher passes as SIZEs.
-// "T" is the dtype of the activations, which ends the entry's name (scale_f32, scale_f64, scale_bf16, scale_f16); any
-// other type is taken as it is written.
+// POINTER: contiguous tensor. OPTIONAL: contiguous, or null. STRIDED: any strides, which the launcher passes as SIZEs, or
+// null.
+// "T" is the dtype of the activations, which ends the entry's name (scale_f32, scale_f64, scale_bf16, scale_f16);
+// "Compute<T>" is double for double, else float; any other type is taken as it is written.
 //
 // Sources that are compiled for several instruction sets include no header with inline functions of the standard
 // library: the linker keeps one copy of such a function, maybe the one the oldest processor cannot run.
