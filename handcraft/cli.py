@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from handcraft import cli_data, cli_export, cli_import
+from handcraft import cli_data, cli_export, cli_import, cli_view
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError
@@ -237,6 +237,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **cli_data.COMMANDS,
     **cli_import.COMMANDS,
     **cli_export.COMMANDS,
+    **cli_view.COMMANDS,
     ("train", "generator"): (train_generator, "train the twin generators", TrainGenerator),
     ("train", "classifier"): (train_classifier, "train Transformer-SL or Mamba-SL", TrainClassifier),
     ("generate",): (generate, "write a store of synthetic clips", None),

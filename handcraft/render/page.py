@@ -18,16 +18,14 @@ import numpy as np
 from handcraft.layouts import Layout
 from handcraft.layouts import layout as find_layout
 from handcraft.render.palette import css_variables
-from handcraft.render.skeleton import WIDTH, skeleton
-from handcraft.render.view import view
+from handcraft.render.skeleton import SIDES, WIDTH, skeleton
+from handcraft.render.view import View, view
 
 STEPS = 250  # steps a shoulder width: a quarter of a pixel on a canvas of 300 pixels
 _BOUND = 99 * STEPS  # keeps a glitch of the detector from growing the file
-LEGEND = (
-    '<p class="legend"><span class="left">signer\'s left</span><span class="right">signer\'s right</span>'
-    '<span class="middle">neither</span></p>'
-)
-"""HTML that says what the colours mean; `page` puts it under the title of a page that has clips."""
+_WORDS = "".join(f'<span class="{side}">{words}</span>' for side, words in SIDES.items())
+LEGEND = f'<p class="legend">{_WORDS}</p>'
+"""HTML that says what the colours of the clips mean, for `body`."""
 
 
 def clip_payload(
@@ -49,7 +47,11 @@ def clip_payload(
     width (null, null for a missing one). Raises what `view` raises.
     """
     layout = find_layout(layout) if isinstance(layout, str) else layout
-    seen = view(landmarks, layout, aspect)
+    return as_payload(view(landmarks, layout, aspect), layout, fps, title, note)
+
+
+def as_payload(seen: View, layout: Layout, fps: float | None, title: str, note: str) -> dict[str, Any]:
+    """`clip_payload` of a clip that is on the drawing plane already."""
     steps = np.clip(np.round(seen.points * STEPS), -_BOUND, _BOUND)
     parts = [steps[:, places] for places in _drawn_by_part(layout)]
     return {
@@ -66,10 +68,10 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
     """One HTML document, whole in itself.
 
     title: plain text, the page's heading and the tab's name. body: HTML under the heading, trusted: its writer has
-    escaped what came from outside. clips: payloads; each `<figure class="player" data-clip="N"></figure>` in `body`
-    shows clip N, to be played, scrubbed and stepped through. Figures with the same `data-sync` share a clock (clips of
-    different length are stretched to one) and are drawn at one scale; side by side in a `<div class="players">` they
-    also share the controls.
+    escaped what came from outside, and put `LEGEND` where it says what the colours mean. clips: payloads; each
+    `<figure class="player" data-clip="N"></figure>` in `body` shows clip N, to be played, scrubbed and stepped through.
+    Figures with the same `data-sync` share a clock (clips of different length are stretched to one) and are drawn at
+    one scale; side by side in a `<div class="players">` they also share the controls.
     assets: names of further files of `handcraft/render/assets`, `.css` or `.js`, to be inlined; a script runs after
     the player's and finds it as `handcraft.mount(figure)`.
     """
@@ -98,7 +100,7 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
             '<link rel="icon" href="data:,">',
             f"<title>{heading}</title>",
             f"<style>{''.join(styles)}</style></head>",
-            f"<body><main><h1>{heading}</h1>{LEGEND if clips else ''}",
+            f"<body><main><h1>{heading}</h1>",
             body,
             "</main>",
             f'<script type="application/json" id="clips">{script_json(data)}</script>',

@@ -1,0 +1,58 @@
+"""Animated GIF (Pillow) and MP4 (H.264, PyAV) of a drawing."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from handcraft.errors import ConfigError
+from handcraft.files import atomic_path
+from handcraft.render.picture import Drawing
+
+DEFAULT_FPS = 25.0  # where the data does not say
+_COLOURS = 64  # a handful, and the steps between them at the edges of lines
+_CENTISECOND = 10  # milliseconds: a GIF counts in these
+_FASTEST = 2  # centiseconds a frame: browsers slow down whatever claims to be faster
+
+
+def write_gif(drawing: Drawing, out: Path | str, fps: float | None = None) -> None:
+    """Write the frames as a GIF that repeats for ever. A rate that centiseconds cannot express is kept on average."""
+    frames = _with_one_palette(drawing)
+    ends = np.arange(1, drawing.frames + 1) * (1000 / (fps or DEFAULT_FPS)) / _CENTISECOND
+    lengths = np.maximum(np.diff(np.round(ends), prepend=0), _FASTEST) * _CENTISECOND
+    with atomic_path(out) as temporary:
+        first = next(frames)
+        first.save(temporary, "GIF", save_all=True, append_images=frames, duration=lengths.astype(int).tolist(), loop=0)
+
+
+def write_mp4(drawing: Drawing, out: Path | str, fps: float | None = None) -> None:
+    """Write the frames as an MP4 that browsers and players show (H.264, yuv420p).
+
+    `ConfigError` where PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ConfigError(
+            f"an MP4 needs PyAV, which cannot be imported ({error}): pip install 'handcraft[video]', or ask for a gif"
+        ) from None
+    width, height = (side + side % 2 for side in drawing.size)  # yuv420p has a colour for each 2 x 2 pixels
+    with atomic_path(out) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        rate = Fraction(fps or DEFAULT_FPS).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in drawing:
+            even = Image.new("RGB", (width, height), picture.getpixel((0, 0)))
+            even.paste(picture)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(even), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _with_one_palette(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """Reduce all pictures to the colours of the first, so that a GIF stores only what moves."""
+    palette = None
+    for picture in pictures:
+        palette = palette or picture.quantize(_COLOURS, dither=Image.Dither.NONE)
+        yield picture.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -1,0 +1,191 @@
+"""Clips as still pictures and as the frames of a video, drawn with Pillow.
+
+A picture is a grid of cells, a cell one clip or two side by side (real and synthetic), with a caption under it and the
+legend of the colours at the bottom. All clips of a picture are drawn at one scale.
+"""
+
+import functools
+import importlib.util
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from handcraft.render.choose import Cell, Shown
+from handcraft.render.palette import DARK, LIGHT
+from handcraft.render.skeleton import LEFT, RIGHT, SIDES, WIDTH, skeleton
+from handcraft.render.view import joint_box
+
+SUPERSAMPLING = 3  # Pillow's lines have hard edges: they are drawn that many times as large and scaled down
+STRIP_FRAMES = 8
+_GAP = 12
+_WRISTS = {LEFT: 15, RIGHT: 16}
+
+
+class Drawing:
+    """A grid of clips, ready to be drawn at any of its frames.
+
+    cells: clips that share a clock and lie side by side, the shorter stretched to the longest; different cells do not
+    stretch, and a shorter one waits on its last frame. columns: cells in a row, default about as wide as high.
+    width: pixels of one clip. trails: draw the wrists' paths over the whole clip, too.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        *,
+        width: int = 320,
+        columns: int | None = None,
+        dark: bool = False,
+        trails: bool = False,
+    ) -> None:
+        self._cells = [tuple(clip.view() for clip in cell) for cell in cells]
+        self._clips = list(cells)
+        self._width, self._trails = width, trails
+        self._palette = DARK if dark else LIGHT
+        self._box = joint_box(view.box for cell in self._cells for view in cell)
+        left, top, right, bottom = self._box
+        self._height = round(width * (bottom - top) / (right - left))
+        self._font = font(max(11, width // 20))
+        self._line = round(self._font.size * 1.35)
+        across = max(len(cell) for cell in cells)
+        self._columns = columns or max(1, round((len(cells) / across) ** 0.5))
+        self._cell_width = across * (width + _GAP) + _GAP
+        self._cell_height = self._height + 2 * self._line + 2 * _GAP
+
+    @property
+    def frames(self) -> int:
+        """Number of frames: those of the longest clip."""
+        return max(len(view) for cell in self._cells for view in cell)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture in pixels."""
+        rows = -(-len(self._cells) // self._columns)
+        columns = min(self._columns, len(self._cells))
+        return columns * self._cell_width, rows * self._cell_height + self._line + _GAP
+
+    def at(self, frame: int) -> Image.Image:
+        """The picture (RGB) at a frame, 0 to `frames` - 1."""
+        picture = self._furniture.copy()
+        for number, cell in enumerate(self._cells):
+            longest = max(len(view) for view in cell)
+            now = min(frame, longest - 1)
+            for place, (clip, view) in enumerate(zip(self._clips[number], cell, strict=True)):
+                own = round(now * (len(view) - 1) / max(1, longest - 1))
+                picture.paste(self._figure(clip, view.points, own), self._corner(number, place))
+        return picture
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self.at(frame) for frame in range(self.frames))
+
+    def strip(self) -> Image.Image:
+        """Each clip as a row of `STRIP_FRAMES` frames (fewer if it has fewer), evenly spaced over it."""
+        clips = list(
+            zip(itertools.chain.from_iterable(self._clips), itertools.chain.from_iterable(self._cells), strict=True)
+        )
+        rows = [np.unique(np.linspace(0, len(view) - 1, STRIP_FRAMES).round().astype(int)) for _, view in clips]
+        row_height = self._height + 3 * self._line + _GAP
+        across = max(map(len, rows)) * (self._width + _GAP // 2)
+        picture = Image.new(
+            "RGB", (across + 2 * _GAP, len(clips) * row_height + self._line + 2 * _GAP), self._palette["ground"]
+        )
+        pen = ImageDraw.Draw(picture)
+        for number, ((clip, view), chosen) in enumerate(zip(clips, rows, strict=True)):
+            top = number * row_height + _GAP
+            self._text(pen, (_GAP, top), clip.title, "text", across)
+            used = self._font.getlength(self._fitted(clip.title, across)) + self._font.size
+            self._text(pen, (_GAP + used, top), clip.note, "quiet", across - used)
+            for column, frame in enumerate(chosen.tolist()):
+                x, y = _GAP + column * (self._width + _GAP // 2), top + self._line
+                picture.paste(self._figure(clip, view.points, frame), (x, y))
+                self._text(pen, (x, y + self._height + 2), str(frame + 1), "quiet", self._width)
+        self._legend(pen, picture.height)
+        return picture
+
+    def _corner(self, number: int, place: int) -> tuple[int, int]:
+        row, column = divmod(number, self._columns)
+        return column * self._cell_width + _GAP + place * (self._width + _GAP), row * self._cell_height + _GAP
+
+    @functools.cached_property
+    def _furniture(self) -> Image.Image:
+        """All that does not move: captions and legend."""
+        picture = Image.new("RGB", self.size, self._palette["ground"])
+        pen = ImageDraw.Draw(picture)
+        for number, cell in enumerate(self._clips):
+            for place, clip in enumerate(cell):
+                x, y = self._corner(number, place)
+                y += self._height + _GAP // 3
+                self._text(pen, (x, y), clip.title, "text", self._width)
+                self._text(pen, (x, y + self._line), clip.note, "quiet", self._width)
+        self._legend(pen, picture.height)
+        return picture
+
+    def _legend(self, pen: ImageDraw.ImageDraw, bottom: int) -> None:
+        x, y = _GAP, bottom - self._line - _GAP // 2
+        for side, words in SIDES.items():
+            middle = y + self._font.size * 0.65
+            pen.line((x, middle, x + self._font.size, middle), self._palette[side], max(2, self._font.size // 4))
+            x += round(self._font.size * 1.4)
+            self._text(pen, (x, y), words, "quiet", self._width)
+            x += round(self._font.getlength(words) + self._font.size * 1.4)
+
+    def _text(self, pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str, width: float) -> None:
+        pen.text(at, self._fitted(text, width), font=self._font, fill=self._palette[colour])
+
+    def _fitted(self, text: str, width: float) -> str:
+        """`text`, cut where it would be wider than `width`."""
+        if self._font.getlength(text) <= width:
+            return text
+        while text and self._font.getlength(text + "...") > width:
+            text = text[:-1]
+        return text + "..."
+
+    def _figure(self, clip: Shown, points: np.ndarray, frame: int) -> Image.Image:
+        """One clip's tile at one frame; points (T,J,2)."""
+        left, top, right, _ = self._box
+        scale = self._width * SUPERSAMPLING / (right - left)
+        tile = Image.new("RGB", (self._width * SUPERSAMPLING, self._height * SUPERSAMPLING), self._palette["stage"])
+        pen = ImageDraw.Draw(tile)
+        pixels = (points - (left, top)) * scale
+        if self._trails:
+            for side, wrist in _WRISTS.items():
+                path = pixels[:, clip.layout.position("pose", wrist)]
+                _polyline(pen, path, _mixed(self._palette[side], self._palette["stage"]), scale * 0.02)
+        for line in skeleton(clip.layout).lines:
+            width = max(SUPERSAMPLING, scale * WIDTH[line.part])
+            _polyline(pen, pixels[frame, list(line.points)], self._palette[line.side], width)
+        return tile.resize((self._width, self._height), Image.Resampling.LANCZOS)
+
+
+def _polyline(pen: ImageDraw.ImageDraw, path: np.ndarray, colour: str, width: float) -> None:
+    """Join the consecutive points of `path` (P,2) that are there, with round ends and corners."""
+    there = ~np.isnan(path[:, 0])
+    for at in np.flatnonzero(there[:-1] & there[1:]).tolist():
+        pen.line((*path[at], *path[at + 1]), colour, round(width))
+    joined = there & (np.append(there[1:], False) | np.insert(there[:-1], 0, False))
+    radius = (round(width) - 1) / 2  # Pillow counts the pixels of both ends of a box
+    for x, y in path[joined].tolist():
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+
+
+def _mixed(colour: str, ground: str) -> tuple[int, ...]:
+    """Half of each of two #rrggbb colours."""
+    one, other = (bytes.fromhex(text[1:]) for text in (colour, ground))
+    return tuple((a + b) // 2 for a, b in zip(one, other, strict=True))
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A sans-serif font of `size` pixels: DejaVu Sans, which knows most alphabets, where matplotlib or the system has
+    it, otherwise Pillow's own, which knows English alone (other letters are boxes)."""
+    found = importlib.util.find_spec("matplotlib")
+    folders = [Path(folder) / "mpl-data/fonts/ttf" for folder in found.submodule_search_locations] if found else []
+    for name in (*(str(folder / "DejaVuSans.ttf") for folder in folders), "DejaVuSans.ttf", "Arial.ttf"):
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:
+            continue
+    return ImageFont.load_default(size)

@@ -1,0 +1,84 @@
+"""Clips into a file: animated GIF, MP4, a web page that plays them, or a still picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from handcraft.errors import ConfigError
+from handcraft.files import atomic_path, write_text
+from handcraft.render.choose import Cell
+from handcraft.render.page import LEGEND, page
+from handcraft.render.picture import Drawing
+
+Kind = Literal["gif", "mp4", "html", "png"]
+KINDS: tuple[Kind, ...] = ("gif", "mp4", "html", "png")
+MOST = {"gif": 64, "mp4": 64, "html": 1000, "png": 1000}
+"""Cells of one file, so that neither a picture nor the memory of whoever opens it grows without bounds."""
+HINT = "Click a clip to play it. Space plays and pauses, the arrow keys step frame by frame."
+_WIDTH = {1: 480, 2: 320, 7: 240, 17: 180}
+"""From that many cells on a clip is that many pixels wide."""
+
+
+def kind_of(to: Kind | None, out: Path | None) -> Kind:
+    """The kind that was asked for, otherwise the one that the ending of `out` names, otherwise a page.
+
+    `ConfigError` for another ending.
+    """
+    named = (out.suffix[1:].lower() if out else "") or "html"
+    if to is None and named not in KINDS:
+        raise ConfigError(f"{out}: a file of what kind? Give it one of the endings {', '.join(KINDS)}, or say --to")
+    return to or named
+
+
+def write(
+    cells: Sequence[Cell],
+    out: Path | str,
+    kind: Kind,
+    *,
+    title: str = "handcraft",
+    sheet: bool = False,
+    width: int | None = None,
+    dark: bool = False,
+) -> None:
+    """Draw the cells (a clip each, or clips to be compared side by side) into the one file `out`.
+
+    gif, mp4: all cells at once in a grid, moving at the first clip's frame rate (25 where unknown). png: a row of
+    frames for each clip; with `sheet` a grid, each clip at its middle frame with the paths of its wrists. html: a
+    page, see `page`; it follows the reader's light or dark, and `width` and `dark` do not concern it.
+    width: pixels of one clip, default by the number of cells. `ConfigError`: more cells than `MOST`, a width out of
+    range, a folder at `out`; `DataError`: a clip that cannot be drawn.
+    """
+    out = Path(out)
+    if not 1 <= len(cells) <= MOST[kind]:
+        raise ConfigError(f"{len(cells)} clips in one {kind}, expected 1 to {MOST[kind]}; choose them by their ids")
+    if width is not None and not 48 <= width <= 1920:
+        raise ConfigError(f"a width of {width} pixels for one clip, expected 48 to 1920")
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder, expected the name of the {kind} file to write")
+    if kind == "html":
+        write_text(out, _page(cells, title))
+        return
+    width = width or next(pixels for count, pixels in reversed(_WIDTH.items()) if len(cells) >= count)
+    still = kind == "png"
+    drawing = Drawing(cells, width=width, dark=dark, trails=still and sheet)
+    if still:
+        with atomic_path(out) as temporary:
+            (drawing.at(drawing.frames // 2) if sheet else drawing.strip()).save(temporary, "PNG")
+        return
+    from handcraft.render.movie import write_gif, write_mp4
+
+    (write_gif if kind == "gif" else write_mp4)(drawing, out, cells[0][0].fps)
+
+
+def _page(cells: Sequence[Cell], title: str) -> str:
+    """The cells as players: single clips in a grid, clips that belong together side by side."""
+    body, clips = [], []
+    for number, cell in enumerate(cells):
+        figures = "".join(
+            f'<figure class="player" data-clip="{len(clips) + place}" data-sync="{number}"></figure>'
+            for place in range(len(cell))
+        )
+        body.append(f'<div class="players">{figures}</div>' if len(cell) > 1 else figures)
+        clips += [clip.payload() for clip in cell]
+    grid = "grid" if len(cells) > 1 and len(cells[0]) == 1 else "stack"
+    return page(title, f'{LEGEND}<p class="quiet">{HINT}</p><div class="{grid}">{"".join(body)}</div>', clips)
