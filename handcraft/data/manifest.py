@@ -27,6 +27,7 @@ LANDMARKS = "landmarks.npy"
 STAGES = ("raw", "centred")
 COORDINATES = ("xyz", "xy")
 MAX_TEXT = 256  # characters of an id, a label, a group or a split: bounds what a hostile table can make us allocate
+MAX_PROVENANCE = 16 << 10  # bytes of the JSON text that says what a clip was made from
 
 _PART = re.compile(r"part-\d{5,9}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

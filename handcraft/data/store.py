@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from handcraft.data.manifest import (
     CLIPS,
     LANDMARKS,
+    MAX_PROVENANCE,
     MAX_TEXT,
     Manifest,
     PartEntry,
@@ -36,6 +36,7 @@ from handcraft.data.manifest import (
     split_hash,
 )
 from handcraft.data.npy import read_header
+from handcraft.data.parquet import read_table
 from handcraft.data.part import SCHEMA
 from handcraft.data.writer import StoreWriter
 from handcraft.errors import DataError
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 OPEN_PARTS = 64  # each mapped part holds a file descriptor, and a process may have only a few hundred
+TEXTS = ("id", "label", "group", "split")
+LONGEST = dict.fromkeys(TEXTS, 4 * MAX_TEXT) | {"provenance": MAX_PROVENANCE}  # bytes of a cell, as UTF-8
 SHOWN_IDS = 5  # existing ids that an error names
 REMEDY = "restore the store from a copy, or make it again"
 
@@ -196,23 +199,9 @@ class Store:
                 f"{path}: {part.clips} clips in {part.rows} frames, expected a frame or more each; {REMEDY}"
             )
         try:
-            with pq.ParquetFile(path) as file:
-                found = file.schema_arrow
-                if file.metadata.num_rows != part.clips:
-                    raise DataError(
-                        f"{path}: holds {file.metadata.num_rows} clips, the manifest says {part.clips}; {REMEDY}"
-                    )
-                wrong = [
-                    name
-                    for name in columns
-                    if name not in found.names or found.field(name).type != SCHEMA.field(name).type
-                ]
-                if wrong:
-                    raise DataError(f"{path}: has no column {wrong[0]} of type {SCHEMA.field(wrong[0]).type}; {REMEDY}")
-                table = file.read(columns=columns).select(columns)
-                table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{path}: not a readable Parquet file ({error}); {REMEDY}") from None
+            table = read_table(path, SCHEMA, columns, part.clips, LONGEST)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}; {REMEDY}") from None
         _check_table(table, part, path)
         return table
 
@@ -228,15 +217,11 @@ class Store:
 
 
 def _check_table(table: pa.Table, part: PartEntry, path: Path) -> None:
-    """No empty cell, no text that is long or would steer a terminal, and clips that tile the part's frames exactly."""
-    for name in table.column_names:
-        column = table[name]
-        if column.null_count:
-            raise DataError(f"{path}: column {name} has empty cells; {REMEDY}")
-        if name in ("id", "label", "group", "split"):
-            strange = pc.match_substring_regex(column, r"[\x00-\x1f]")
-            if pc.max(pc.utf8_length(column)).as_py() > MAX_TEXT or pc.any(strange).as_py():
-                raise DataError(f"{path}: column {name} has a text of over {MAX_TEXT} printable characters; {REMEDY}")
+    """No text that is long or would steer a terminal, and clips that tile the part's frames exactly."""
+    for name in set(TEXTS) & set(table.column_names):
+        strange = pc.match_substring_regex(table[name], r"[\x00-\x1f]")
+        if pc.max(pc.utf8_length(table[name])).as_py() > MAX_TEXT or pc.any(strange).as_py():
+            raise DataError(f"{path}: column {name} has a text of over {MAX_TEXT} printable characters; {REMEDY}")
     if "frames" in table.column_names:
         first, frames = table["first"].to_numpy(), table["frames"].to_numpy()
         good = (frames >= 1).all() and (frames <= part.rows).all() and int(frames.sum()) == part.rows

@@ -17,6 +17,7 @@ import numpy as np
 
 from handcraft.data.manifest import (
     MANIFEST,
+    MAX_PROVENANCE,
     MAX_TEXT,
     Manifest,
     PartEntry,
@@ -228,6 +229,12 @@ class StoreWriter:
                         f"{self.path}: clip {str(clip)[:80]!r} has {name} {str(text)[:80]!r}, expected text of at most "
                         f"{MAX_TEXT} printable characters"
                     )
+        for clip, text in zip(ids, columns["provenance"], strict=True):
+            size = len(text.encode("utf-8", "replace"))
+            if size > MAX_PROVENANCE:
+                raise DataError(
+                    f"{self.path}: clip {clip!r} has a provenance of {size} bytes, expected at most {MAX_PROVENANCE}"
+                )
         lengths = columns["frames"]
         wrong = np.flatnonzero((lengths < 1) | (lengths > frames.shape[1]))
         if lengths.dtype.kind not in "iu" or wrong.size:

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handcraft.errors import DataError
@@ -16,6 +16,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=25, deadline=None)  # each is synced to disk
 @given(st.dictionaries(st.text().filter(lambda name: name != "checksum"), VALUES))
 def test_settings_come_back_with_their_checksum_checked(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "settings.json"

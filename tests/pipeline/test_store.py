@@ -232,6 +232,7 @@ BAD_CLIPS = {
     "coordinates": ({"landmarks": clip(3, coordinates=2)}, "expected.*48, 3"),
     "no frame": ({"landmarks": clip(0)}, "T >= 1"),
     "integers": ({"landmarks": np.zeros((3, J, 3), int)}, "int64"),
+    "long provenance": ({"provenance": "é" * 10_000}, "clip 'c' has a provenance of 20000 bytes"),
     "infinity": ({"landmarks": np.full((3, J, 3), np.inf)}, "clip 'c' holds infinite"),
     "unknown class": ({"label": "maybe"}, "clip 'c' has label 'maybe'"),
     "class index": ({"label": 2}, "clip 'c' has class 2, expected 0 to 1"),
