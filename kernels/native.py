@@ -173,15 +173,6 @@ def _entry(path: Path, row: _CEntry) -> _Entry:
     )
 
 
-def _dtype(word: str, activation: torch.dtype) -> torch.dtype:
-    """What a type of entry.h means in the entry for one dtype of activations."""
-    if word == "T":
-        return activation
-    if word == "Compute<T>":
-        return torch.float64 if activation == torch.float64 else torch.float32
-    return _CTYPES[word]
-
-
 def _torch_parallel_for() -> int | None:
     """Address of torch's own `at::parallel_for`, as its C interface exports it; None leaves kernels on one thread."""
     folder = Path(torch.__file__).parent / "lib"
