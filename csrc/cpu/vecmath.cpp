@@ -18,7 +18,9 @@ Vec<T> apply(int64_t function, Vec<T> x) {
         case 2: return sigmoid<T>(x);
         case 3: return silu<T>(x);
         case 4: return softplus<T>(x);
-        default: sincos_turns<T>(x, sine, cosine); return function == 5 ? sine : cosine;
+        case 5: sincos_turns<T>(x, sine, cosine); return sine;
+        case 6: sincos_turns<T>(x, sine, cosine); return cosine;
+        default: return exp2<T>(x);
     }
 }
 

@@ -7,6 +7,11 @@
 
 #include "simd.h"
 
+// The AVX-512 intrinsics are written with a full mask: GCC 12 warns of its own header at the others.
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace handcraft::HANDCRAFT_ISA {
 
 namespace detail {
@@ -17,7 +22,7 @@ struct Float<float> {
     static constexpr float shift = 0x1.8p23f;  // x + shift - shift rounds x to an integer
     static constexpr float log2e = 1.44269504088896341f;
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    static constexpr float highest = 88.7228394f, lowest = -105.f;
+    static constexpr float highest = 100.f, lowest = -105.f;  // exp is infinite and 0 there
     static constexpr int mantissa = 23, bias = 127;
 };
 template <>
@@ -25,7 +30,7 @@ struct Float<double> {
     static constexpr double shift = 0x1.8p52;
     static constexpr double log2e = 1.44269504088896340736;
     static constexpr double ln2_high = 0x1.62e42fefp-1, ln2_low = 0x1.473de6af278edp-34;
-    static constexpr double highest = 709.782712893384, lowest = -747.;
+    static constexpr double highest = 720., lowest = -747.;
     static constexpr int mantissa = 52, bias = 1023;
 };
 
@@ -43,6 +48,30 @@ HANDCRAFT_INLINE Vec<T> power_of_two(Vec<T> n) {
     Mask<T> i = __builtin_convertvector(n, Mask<T>);
     return bits<T, Vec<T>>((i + Float<T>::bias) << Float<T>::mantissa);
 }
+
+// x to the nearest integer, for |x| < 2^22 (floats) or 2^51 (doubles).
+template <typename T>
+HANDCRAFT_INLINE Vec<T> nearest(Vec<T> x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_maskz_roundscale_ps(0xffff, x, 8);
+    else return _mm512_maskz_roundscale_pd(0xff, x, 8);
+#else
+    return (x + Float<T>::shift) - Float<T>::shift;
+#endif
+}
+
+// p 2^n for integers n (as T) and p in [1/2, 2], subnormal numbers and infinity included.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> scale(Vec<T> p, Vec<T> n) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_maskz_scalef_ps(0xffff, p, n);
+    else return _mm512_maskz_scalef_pd(0xff, p, n);
+#else
+    // two factors, so that subnormal results and the largest ones are reached
+    Vec<T> half = nearest<T>(n * T(0.5));
+    return p * power_of_two<T>(half) * power_of_two<T>(n - half);
+#endif
+}
 }  // namespace detail
 
 template <typename T>
@@ -54,16 +83,10 @@ HANDCRAFT_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
     return a > b ? a : b;
 }
 
-// exp(x); 0 below the smallest subnormal number, infinity above the largest number, NaN for NaN.
+namespace detail {
+// exp(r) for |r| <= ln(2) / 2.
 template <typename T>
-HANDCRAFT_INLINE Vec<T> exp(Vec<T> x) {
-    using F = detail::Float<T>;
-    const Vec<T> top = broadcast<T>(F::highest), bottom = broadcast<T>(F::lowest);
-    Vec<T> bounded = x > top ? top : x;
-    bounded = bounded < bottom ? bottom : bounded;
-    Vec<T> n = (bounded * F::log2e + F::shift) - F::shift;
-    Vec<T> r = bounded - n * F::ln2_high;
-    r = r - n * F::ln2_low;
+HANDCRAFT_INLINE Vec<T> exp_reduced(Vec<T> r) {
     Vec<T> p;
     if constexpr (sizeof(T) == 4) {
         p = broadcast<T>(1.f / 5040);
@@ -84,12 +107,61 @@ HANDCRAFT_INLINE Vec<T> exp(Vec<T> x) {
     p = p * r + T(1) / 6;
     p = p * r + T(0.5);
     p = p * r + T(1);
-    p = p * r + T(1);
-    // two factors, so that subnormal results and the largest ones are reached
-    Vec<T> half = (n * T(0.5) + F::shift) - F::shift;
-    Vec<T> y = p * detail::power_of_two<T>(half) * detail::power_of_two<T>(n - half);
-    y = x > top ? broadcast<T>(T(__builtin_inf())) : y;
-    return x != x ? x : y;
+    return p * r + T(1);
+}
+
+// x, but not beyond what `scale` takes; NaN stays NaN.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> between(Vec<T> x, T bottom, T top) {
+    const Vec<T> below = x > top ? broadcast<T>(top) : x;
+    return below < bottom ? broadcast<T>(bottom) : below;
+}
+}  // namespace detail
+
+// exp(x); 0 below the smallest subnormal number, infinity above the largest number, NaN for NaN.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> exp(Vec<T> x) {
+    using F = detail::Float<T>;
+    x = detail::between<T>(x, F::lowest, F::highest);
+    const Vec<T> n = detail::nearest<T>(x * F::log2e);
+    Vec<T> r = x - n * F::ln2_high;
+    r = r - n * F::ln2_low;
+    return detail::scale<T>(detail::exp_reduced<T>(r), n);
+}
+
+// 2^x, the cheapest exponential. For floats a polynomial of degree 5, exactly 1 at 0 and its largest relative error on
+// [-1/2, 1/2] the least possible one, 9.1e-8 (Remez' algorithm). Infinity and NaN as exp has them; a float below the
+// smallest normal number may come out as 0.
+template <typename T>
+HANDCRAFT_INLINE Vec<T> exp2(Vec<T> x) {
+    if constexpr (sizeof(T) == 8) {
+        x = detail::between<T>(x, T(-1080), T(1080));
+        const Vec<T> n = detail::nearest<T>(x);
+        return detail::scale<T>(detail::exp_reduced<T>((x - n) * T(0.69314718055994530942)), n);
+    } else {
+#if defined(__AVX512F__)
+        const Vec<T> n = _mm512_maskz_roundscale_ps(0xffff, x, 8);
+        const Vec<T> r = _mm512_maskz_reduce_ps(0xffff, x, 8);  // x - n, and 0 for an infinity
+#else
+        const T shift = detail::Float<T>::shift;
+        const Vec<T> shifted = x + shift, r = x - (shifted - shift);
+#endif
+        Vec<T> p = broadcast<T>(0x1.5bba14p-10f);
+        p = p * r + 0x1.3cea88p-7f;
+        p = p * r + 0x1.c6b752p-5f;
+        p = p * r + 0x1.ebf9bcp-3f;
+        p = p * r + 0x1.62e42ap-1f;
+        p = p * r + 1.f;
+#if defined(__AVX512F__)
+        return _mm512_maskz_scalef_ps(0xffff, p, n);
+#else
+        // the integer sits in the lowest bits of `shifted`: moved to the exponent's place and added there
+        Vec<T> y = detail::bits<T, Vec<T>>(detail::bits<T, Mask<T>>(p) +
+                                           (detail::bits<T, Mask<T>>(shifted) << detail::Float<T>::mantissa));
+        y = x < -126.f ? Vec<T>{} : y;
+        return x >= 128.f ? broadcast<T>(__builtin_inff()) : y;
+#endif
+    }
 }
 
 // log(x) for normal x > 0; used on sums like 1 + exp(y) and on uniform numbers.
@@ -181,14 +253,31 @@ HANDCRAFT_INLINE Vec<T> silu(Vec<T> x) {
 // log(1 + exp(x)), without overflow and without loss for very negative x.
 template <typename T>
 HANDCRAFT_INLINE Vec<T> softplus(Vec<T> x) {
-    Vec<T> magnitude = x < T(0) ? -x : x;
-    Vec<T> e = exp<T>(-magnitude);
-    // log1p(e): log(u) corrected by what rounding 1 + e to u has lost (Kahan)
-    Vec<T> u = T(1) + e;
-    Vec<T> lost = e - (u - T(1));
-    Vec<T> positive = x > T(0) ? x : Vec<T>{};
-    Vec<T> y = positive + (log<T>(u) + lost / u);
-    return x != x ? x : y;
+    // max(x, 0) + log(1 + e), e = exp(-|x|) <= 1; log(1 + e) = 2 atanh(s), s = e / (2 + e) <= 1/3
+    const Vec<T> e = exp<T>(x < T(0) ? x : -x);
+    const Vec<T> s = e / (e + T(2)), z = s * s;
+    Vec<T> p;
+    if constexpr (sizeof(T) == 4) {
+        p = broadcast<T>(T(2) / 13);
+    } else {
+        p = broadcast<T>(T(2) / 31);
+        p = p * z + T(2) / 29;
+        p = p * z + T(2) / 27;
+        p = p * z + T(2) / 25;
+        p = p * z + T(2) / 23;
+        p = p * z + T(2) / 21;
+        p = p * z + T(2) / 19;
+        p = p * z + T(2) / 17;
+        p = p * z + T(2) / 15;
+        p = p * z + T(2) / 13;
+    }
+    p = p * z + T(2) / 11;
+    p = p * z + T(2) / 9;
+    p = p * z + T(2) / 7;
+    p = p * z + T(2) / 5;
+    p = p * z + T(2) / 3;
+    const Vec<T> positive = x < T(0) ? Vec<T>{} : x;
+    return positive + (s * z * p + s * T(2));
 }
 
 }  // namespace handcraft::HANDCRAFT_ISA
