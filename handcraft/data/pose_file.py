@@ -192,7 +192,7 @@ def picture_size(aspect: float | None) -> tuple[int, int]:
     height = HEIGHT // ratio.denominator * ratio.denominator
     width = int(ratio * height)
     if not 1 <= width < 1 << 16:
-        raise DataError(f"a picture {height} pixels high of aspect ratio {aspect} would be {width} wide; correct it")
+        raise DataError(f"the aspect ratio (width / height) is {aspect}, expected 1/720 to 91: no file can say another")
     return width, height
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from handcraft.data.clip_files import TABLE, ClipFile, FilesSummary, clips_by_folder, clips_by_table, write_store
+from handcraft.data.exports import new_path, progress_bar
 from handcraft.data.pose_file import (
     COMPONENTS,
     FPS,
@@ -30,7 +31,6 @@ from handcraft.data.pose_file import (
 from handcraft.data.store import Manifest, Store
 from handcraft.data.untrusted import file_name
 from handcraft.errors import DataError
-from handcraft.files import atomic_path
 
 SUFFIX = ".pose"
 # Centred clips have no picture. Drawn in one: how much of it the unit takes, and where the origin lies. That of
@@ -104,8 +104,6 @@ def export_pose(
     """
     store = store if isinstance(store, Store) else Store(store)
     out, manifest = Path(out), store.manifest
-    if out.exists():
-        raise DataError(f"{out}: exists already; give a new folder")
     wanted = list(ids)
     places = store.find(wanted) if wanted else np.arange(len(store))
     names = [file_name(str(store.ids[place]), store.path) + SUFFIX for place in places]
@@ -114,19 +112,19 @@ def export_pose(
         raise DataError(f"{store.path}: clip {twice[0].removesuffix(SUFFIX)!r} is asked for, or stored, twice")
     unit, origin, aspect = _picture(manifest, store.path)
     picture_size(aspect)  # an error now, not in a folder half written
-    store.verify()  # what leaves the store leaves its checksums behind
-    show = sys.stderr.isatty() if progress is None else progress
-    with atomic_path(out) as folder:
+    with new_path(out) as folder, progress_bar(len(names), progress) as bar:
+        store.verify()  # what leaves the store leaves its checksums behind
         folder.mkdir()
         with (folder / TABLE).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["path", "id", "label", "group", "split"])
-            for place, name in zip(tqdm(places, desc="export", unit="clip", disable=not show), names, strict=True):
+            for place, name in zip(places, names, strict=True):
                 landmarks = store.landmarks(int(place)).astype(np.float64) * unit
                 landmarks[..., :2] += origin
                 write_pose(folder / name, landmarks, manifest.layout, fps=manifest.fps, aspect=aspect)
                 label = store.classes[store.labels[place]]
                 table.writerow([name, store.ids[place], label, store.groups[place], store.splits[place]])
+                bar.update()
     return list(_export_lines(out, len(names), manifest, aspect))
 
 
