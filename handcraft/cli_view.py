@@ -38,10 +38,13 @@ def render(
     from handcraft.render.write import kind_of, write
 
     kind = kind_of(to, out)
-    out = out or Path(f"{source.resolve().stem}.{kind}")
     cells = choose(source, ids, sheet=sheet, beside=beside, fps=fps, aspect=aspect)
-    write(cells, out, kind, title=source.resolve().stem, sheet=sheet, width=width, dark=dark)
-    print(f"{out}: {len(cells)} clips" if len(cells) > 1 else f"{out}: {cells[0][0].title} ({cells[0][0].note})")
+    name = source.resolve().name if source.is_dir() else source.stem
+    out = out or Path(f"{name}.{kind}")
+    write(cells, out, kind, title=name, sheet=sheet, width=width, dark=dark)
+    print(f"{out}: {len(cells)} clip" + "s" * (len(cells) > 1))
+    if source.is_dir() and not ids and not sheet:
+        print("the first clip of the store; choose others with --ids, or one of each class with --sheet")
     return 0
 
 
@@ -56,7 +59,7 @@ def data_browse(store: Positional[Store], out: Path | None = None, clips: int = 
     """
     from handcraft.data.browse import browse
 
-    out = out or Path(f"{store.resolve().stem}.html")
+    out = out or Path(f"{store.resolve().name}-browse.html")
     print(f"{out}: {browse(store, out, clips=clips, seed=seed)}")
     return 0
 

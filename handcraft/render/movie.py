@@ -1,6 +1,5 @@
 """Animated GIF (Pillow) and MP4 (H.264, PyAV) of a drawing."""
 
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,14 +11,15 @@ from handcraft.files import atomic_path
 from handcraft.render.picture import Drawing
 
 DEFAULT_FPS = 25.0  # where the data does not say
-_COLOURS = 64  # a handful, and the steps between them at the edges of lines
 _CENTISECOND = 10  # milliseconds: a GIF counts in these
 _FASTEST = 2  # centiseconds a frame: browsers slow down whatever claims to be faster
 
 
 def write_gif(drawing: Drawing, out: Path | str, fps: float | None = None) -> None:
     """Write the frames as a GIF that repeats for ever. A rate that centiseconds cannot express is kept on average."""
-    frames = _with_one_palette(drawing)
+    palette = Image.new("P", (1, 1))  # one for all frames, so that the file holds only what moves
+    palette.putpalette([value for colour in drawing.colours for value in colour])
+    frames = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in drawing)
     ends = np.arange(1, drawing.frames + 1) * (1000 / (fps or DEFAULT_FPS)) / _CENTISECOND
     lengths = np.maximum(np.diff(np.round(ends), prepend=0), _FASTEST) * _CENTISECOND
     with atomic_path(out) as temporary:
@@ -48,11 +48,3 @@ def write_mp4(drawing: Drawing, out: Path | str, fps: float | None = None) -> No
             even.paste(picture)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(even), format="rgb24")))
         container.mux(stream.encode())
-
-
-def _with_one_palette(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
-    """Reduce all pictures to the colours of the first, so that a GIF stores only what moves."""
-    palette = None
-    for picture in pictures:
-        palette = palette or picture.quantize(_COLOURS, dither=Image.Dither.NONE)
-        yield picture.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -101,6 +101,7 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
             f"<title>{heading}</title>",
             f"<style>{''.join(styles)}</style></head>",
             f"<body><main><h1>{heading}</h1>",
+            *(["<noscript><p>The clips on this page need JavaScript to be drawn.</p></noscript>"] if clips else []),
             body,
             "</main>",
             f'<script type="application/json" id="clips">{script_json(data)}</script>',

@@ -21,6 +21,7 @@ from handcraft.render.view import joint_box
 SUPERSAMPLING = 3  # Pillow's lines have hard edges: they are drawn that many times as large and scaled down
 STRIP_FRAMES = 8
 _GAP = 12
+_EDGE_STEPS = 8
 _WRISTS = {LEFT: 15, RIGHT: 16}
 
 
@@ -48,7 +49,7 @@ class Drawing:
         self._box = joint_box(view.box for cell in self._cells for view in cell)
         left, top, right, bottom = self._box
         self._height = round(width * (bottom - top) / (right - left))
-        self._font = font(max(11, width // 20))
+        self._font = font(min(16, max(11, width // 18)))
         self._line = round(self._font.size * 1.35)
         across = max(len(cell) for cell in cells)
         self._columns = columns or max(1, round((len(cells) / across) ** 0.5))
@@ -66,6 +67,15 @@ class Drawing:
         rows = -(-len(self._cells) // self._columns)
         columns = min(self._columns, len(self._cells))
         return columns * self._cell_width, rows * self._cell_height + self._line + _GAP
+
+    @property
+    def colours(self) -> list[tuple[int, ...]]:
+        """The colours (RGB) that the pictures are made of, and the steps between them at the edges of lines."""
+        inks = [("text", "ground"), ("quiet", "ground")]
+        inks += [(side, where) for side in SIDES for where in ("stage", "ground")]
+        steps = [step / _EDGE_STEPS for step in range(_EDGE_STEPS + 1)]
+        shades = (_mixed(self._palette[ink], self._palette[ground], step) for ink, ground in inks for step in steps)
+        return list(dict.fromkeys(shades))
 
     def at(self, frame: int) -> Image.Image:
         """The picture (RGB) at a frame, 0 to `frames` - 1."""
@@ -153,7 +163,7 @@ class Drawing:
         if self._trails:
             for side, wrist in _WRISTS.items():
                 path = pixels[:, clip.layout.position("pose", wrist)]
-                _polyline(pen, path, _mixed(self._palette[side], self._palette["stage"]), scale * 0.02)
+                _polyline(pen, path, _mixed(self._palette[side], self._palette["stage"], 0.5), scale * 0.02)
         for line in skeleton(clip.layout).lines:
             width = max(SUPERSAMPLING, scale * WIDTH[line.part])
             _polyline(pen, pixels[frame, list(line.points)], self._palette[line.side], width)
@@ -171,10 +181,10 @@ def _polyline(pen: ImageDraw.ImageDraw, path: np.ndarray, colour: str, width: fl
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
 
 
-def _mixed(colour: str, ground: str) -> tuple[int, ...]:
-    """Half of each of two #rrggbb colours."""
+def _mixed(colour: str, ground: str, share: float) -> tuple[int, ...]:
+    """RGB of `share` of one #rrggbb colour over another."""
     one, other = (bytes.fromhex(text[1:]) for text in (colour, ground))
-    return tuple((a + b) // 2 for a, b in zip(one, other, strict=True))
+    return tuple(round(a * share + b * (1 - share)) for a, b in zip(one, other, strict=True))
 
 
 @functools.cache

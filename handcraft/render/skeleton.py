@@ -14,7 +14,7 @@ from handcraft.layouts import Layout
 LEFT, RIGHT, MIDDLE = "left", "right", "middle"
 SIDES = {LEFT: "signer's left", RIGHT: "signer's right", MIDDLE: "neither"}
 """The sides in words, for legends."""
-WIDTH = {"pose": 0.045, "face": 0.02, "right_hand": 0.026, "left_hand": 0.026}
+WIDTH = {"pose": 0.04, "face": 0.02, "right_hand": 0.026, "left_hand": 0.026}
 """How thick the lines of each part are, in shoulder widths."""
 
 # Lines through pose landmarks, back to front; two consecutive numbers are joined.

@@ -9,6 +9,7 @@ from handcraft.files import atomic_path, write_text
 from handcraft.render.choose import Cell
 from handcraft.render.page import LEGEND, page
 from handcraft.render.picture import Drawing
+from handcraft.render.view import joint_box
 
 Kind = Literal["gif", "mp4", "html", "png"]
 KINDS: tuple[Kind, ...] = ("gif", "mp4", "html", "png")
@@ -71,7 +72,7 @@ def write(
 
 
 def _page(cells: Sequence[Cell], title: str) -> str:
-    """The cells as players: single clips in a grid, clips that belong together side by side."""
+    """The cells as players at one scale: single clips in a grid, clips that belong together side by side."""
     body, clips = [], []
     for number, cell in enumerate(cells):
         figures = "".join(
@@ -80,5 +81,7 @@ def _page(cells: Sequence[Cell], title: str) -> str:
         )
         body.append(f'<div class="players">{figures}</div>' if len(cell) > 1 else figures)
         clips += [clip.payload() for clip in cell]
+    box = [round(side) for side in joint_box(clip["box"] for clip in clips)]
+    clips = [clip | {"box": box} for clip in clips]
     grid = "grid" if len(cells) > 1 and len(cells[0]) == 1 else "stack"
     return page(title, f'{LEGEND}<p class="quiet">{HINT}</p><div class="{grid}">{"".join(body)}</div>', clips)

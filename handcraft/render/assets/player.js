@@ -6,7 +6,7 @@
   const SPEEDS = [[0.25, "¼×"], [0.5, "½×"], [1, "1×"], [2, "2×"]];
   const ICONS = { play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zm6 0h3v11h-3z" };
   const data = JSON.parse(document.getElementById("clips").textContent);
-  const clocks = new Map(); // figure -> its clock
+  const clocks = new WeakMap(); // figure or controls -> their clock
   const playing = new Set();
 
   function element(tag, properties = {}, ...children) {
@@ -89,7 +89,6 @@
       this.clock = clock;
       this.clip = data.clips[Number(figure.dataset.clip)];
       this.layout = data.layouts[this.clip.layout];
-      this.box = this.clip.box;
       this.canvas = element("canvas", { tabIndex: 0 });
       this.canvas.setAttribute("role", "img");
       this.canvas.setAttribute("aria-label", `Sign clip ${this.clip.title}: space plays, arrow keys step`);
@@ -100,20 +99,23 @@
       figure.replaceChildren(this.canvas, ...(this.clip.title || this.clip.note ? [caption] : []));
       sizes.observe(this.canvas);
     }
+    setBox(box) {
+      this.box = box;
+      this.canvas.style.setProperty("--ratio", (box[2] - box[0]) / (box[3] - box[1]));
+    }
     get frame() {
       const own = this.clip.frames.length;
       const longest = this.clock.frames;
       return longest > 1 ? Math.round((this.clock.frame * (own - 1)) / (longest - 1)) : 0;
     }
     draw() {
-      const [left, top, right, bottom] = this.box;
-      const ratio = window.devicePixelRatio || 1;
-      const width = Math.round(this.canvas.clientWidth * ratio);
-      if (!width) return;
       this.figure.dataset.frame = this.frame;
-      const scale = width / (right - left);
-      this.canvas.width = width;
-      this.canvas.height = Math.round((bottom - top) * scale);
+      const ratio = window.devicePixelRatio || 1;
+      const width = (this.canvas.width = Math.round(this.canvas.clientWidth * ratio));
+      const height = (this.canvas.height = Math.round(this.canvas.clientHeight * ratio));
+      const [left, top, right, bottom] = this.box;
+      const scale = Math.min(width / (right - left), height / (bottom - top));
+      const [x0, y0] = [width / 2 - (scale * (left + right)) / 2, height / 2 - (scale * (top + bottom)) / 2];
       const pen = this.canvas.getContext("2d");
       const colours = getComputedStyle(this.figure);
       const points = flatten(this.clip.frames[this.frame], this.layout.parts);
@@ -124,8 +126,8 @@
         pen.beginPath();
         let joined = false;
         for (const at of line.points) {
-          const x = (points[2 * at] - left) * scale;
-          const y = (points[2 * at + 1] - top) * scale;
+          const x = x0 + points[2 * at] * scale;
+          const y = y0 + points[2 * at + 1] * scale;
           if (Number.isNaN(x)) joined = false;
           else if (joined) pen.lineTo(x + 0.01, y); // a canvas drops a line of no length, and that would be a dot
           else { pen.moveTo(x, y); joined = true; }
@@ -193,9 +195,9 @@
       clocks.set(figure, clock);
       return new Player(figure, clock);
     });
-    const boxes = clock.players.map((player) => player.box);
+    const boxes = clock.players.map((player) => player.clip.box);
     const box = [0, 1, 2, 3].map((side) => Math[side < 2 ? "min" : "max"](...boxes.map((other) => other[side])));
-    clock.players.forEach((player) => { player.box = box; });
+    clock.players.forEach((player) => player.setBox(box));
     const parent = figures[0].parentElement;
     if (parent.matches(".players") && figures.length > 1 && figures.every((figure) => figure.parentElement === parent)) {
       clock.bars = [new Bar(clock)];
@@ -217,7 +219,7 @@
   }
   groups.forEach(mountGroup);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    new Set(clocks.values()).forEach((clock) => clock.show());
+    document.querySelectorAll("figure.player").forEach((figure) => clocks.get(figure)?.show());
   });
-  window.handcraft = { mount: (figure) => mountGroup([figure]), clock: (figure) => clocks.get(figure) };
+  window.handcraft = { clips: data.clips, mount: (figure) => mountGroup([figure]), clock: (figure) => clocks.get(figure) };
 })();
