@@ -107,9 +107,6 @@ def export_pose(
     wanted = list(ids)
     places = store.find(wanted) if wanted else np.arange(len(store))
     names = [file_name(str(store.ids[place]), store.path) + SUFFIX for place in places]
-    twice = [name for name, uses in Counter(names).items() if uses > 1]
-    if twice:
-        raise DataError(f"{store.path}: clip {twice[0].removesuffix(SUFFIX)!r} is asked for, or stored, twice")
     unit, origin, aspect = _picture(manifest, store.path)
     picture_size(aspect)  # an error now, not in a folder half written
     with new_path(out) as folder, progress_bar(len(names), progress) as bar:
@@ -121,6 +118,11 @@ def export_pose(
             for place, name in zip(places, names, strict=True):
                 landmarks = store.landmarks(int(place)).astype(np.float64) * unit
                 landmarks[..., :2] += origin
+                if (folder / name).exists():
+                    raise DataError(
+                        f"{out / name}: two clips need this file: an id is asked for twice, or this file system does "
+                        "not tell two ids apart"
+                    )
                 write_pose(folder / name, landmarks, manifest.layout, fps=manifest.fps, aspect=aspect)
                 label = store.classes[store.labels[place]]
                 table.writerow([name, store.ids[place], label, store.groups[place], store.splits[place]])
