@@ -1,9 +1,10 @@
-"""Checkpoints: a folder `step-XXXXXXXX` of `model.safetensors`, `config.json` and, to continue training, `resume.pt`.
+"""Checkpoints: a folder `step-XXXXXXXX` of `model.safetensors`, `config.json` and, to continue training,
+`resume.safetensors`.
 
 `config.json` holds everything that rebuilds the model and prepares its input: a prediction needs the checkpoint and
 raw clips, and never the store the model was trained on. A training run's folder holds its best and its last
-checkpoint and `best.json`, which points to the best. Nothing that is read here can run code: weights are
-safetensors, the resume state is read with `weights_only=True`.
+checkpoint and `best.json`, which points to the best. A checkpoint may come from anywhere: nothing that is read here
+can run code, every file has a checksum, and no size is believed before it has been compared with the weights.
 """
 
 import os
@@ -20,15 +21,20 @@ from torch import nn
 
 import handcraft
 from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig
+from handcraft.data.manifest import is_text
 from handcraft.data.preprocess import signature
 from handcraft.data.statistics import Statistics
-from handcraft.errors import CheckpointError, DataError, HandcraftError
-from handcraft.files import atomic_path, read_json, sha256_file, write_json
+from handcraft.errors import CheckpointError, ConfigError, DataError, HandcraftError
+from handcraft.files import atomic_path, read_json, sha256_file, verified, with_checksum, write_json
+from handcraft.layouts import LAYOUTS
 from handcraft.models import MODELS, ModelConfig, build, kind_of
+from handcraft.recipe import check_input
+from handcraft.state_file import load_state, save_state
 
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.pt", "best.json"
+WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.safetensors", "best.json"
 _STEP = re.compile(r"step-(\d{8})")
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ def list_steps(run: Path | str) -> list[int]:
 def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) -> Path:
     """Write `checkpoint` to its step's folder in `run`, whole or not at all, and return that folder.
 
-    `resume` (tensors and plain containers) goes to `resume.pt`. An existing folder of that step raises
-    `CheckpointError`.
+    `resume` (tensors and plain values, see `state_file`) goes to `resume.safetensors`. An existing folder of that step
+    raises `CheckpointError`.
     """
     folder = step_folder(run, checkpoint.step)
     if folder.exists():
@@ -106,7 +112,7 @@ def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) ->
         safetensors.torch.save_file(state, temporary / WEIGHTS)
         sums = {WEIGHTS: sha256_file(temporary / WEIGHTS)}
         if resume is not None:
-            torch.save(resume, temporary / RESUME)
+            save_state(temporary / RESUME, resume)
             sums[RESUME] = sha256_file(temporary / RESUME)
         written = {
             "format_version": FORMAT_VERSION,
@@ -123,7 +129,7 @@ def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) ->
             "sha256": sums,
             "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
         }
-        write_json(temporary / CONFIG, written)
+        write_json(temporary / CONFIG, with_checksum(written))
         for name in sums:  # on disk before the folder gets its name
             with open(temporary / name, "rb") as file:
                 os.fsync(file.fileno())
@@ -162,7 +168,11 @@ def find(path: Path | str, which: Literal["best", "last"] = "best") -> Path:
     pointer = _read(path / BEST)
     name = pointer.get("checkpoint") if isinstance(pointer, dict) else None
     if not isinstance(name, str) or not _STEP.fullmatch(name):
-        raise CheckpointError(f"{path / BEST}: names no checkpoint (found {name!r}, expected step-00000000)")
+        raise CheckpointError(f"{path / BEST}: names no checkpoint (found {name!r:.80}, expected step-00000000)")
+    if pointer.get("step") != int(_STEP.fullmatch(name).group(1)):
+        raise CheckpointError(
+            f"{path / BEST}: names {name}, but the step {pointer.get('step')!r:.80}; restore the file"
+        )
     if not (path / name).is_dir():
         raise CheckpointError(f"{path / BEST}: points to {name}, which is not there; found steps {steps}")
     return path / name
@@ -184,11 +194,7 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         raise CheckpointError(f"{file}: format version {found!r}; this handcraft reads version {FORMAT_VERSION}")
     if not isinstance(value.get("kind"), str) or value["kind"] not in MODELS:
         raise CheckpointError(f"{file}: kind {value.get('kind')!r}; known: {', '.join(MODELS)}")
-    plain = {name: _typed(value, name, kind, file) for name, kind in _PLAIN.items()}
-    for name in ("classes", "seen_clips"):
-        if not all(isinstance(entry, str) for entry in plain[name]):
-            raise CheckpointError(f"{file}: {name} must be a list of strings")
-        plain[name] = tuple(plain[name])
+    plain = _plain_fields(value, file)
     configs = {
         name: None if name == "preprocess" and value.get(name) is None else _dataclass(kind, value.get(name), file)
         for name, kind in _CONFIGS.items()
@@ -201,6 +207,10 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
     if configs["preprocess"] is not None and value.get("signature") != signature(configs["preprocess"]):
         raise CheckpointError(f"{file}: the preprocessing signature does not belong to the preprocessing listed")
     try:
+        check_input(configs["preprocess"], configs["window"], config, str(file))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    try:
         statistics = Statistics.from_dict(value.get("statistics"))
     except (HandcraftError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: unusable statistics ({error})") from None
@@ -212,7 +222,9 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         found = configs["preprocess"].layout
         raise CheckpointError(f"{file}: layout is {plain['layout']}, but the preprocessing gives {found}")
     if value.get("metrics") is not None:
-        _typed(value, "metrics", dict, file)
+        metrics = _typed(value, "metrics", dict, file)
+        if not all(isinstance(entry, int | float) for entry in metrics.values()):
+            raise CheckpointError(f"{file}: metrics are {metrics!a:.80}, expected numbers")
     sums = _typed(value, "sha256", dict, file)
     return Checkpoint(
         model=_load_model(config, folder / WEIGHTS, sums.get(WEIGHTS)),
@@ -234,29 +246,36 @@ def load_resume(folder: Path | str) -> dict:
     expected = value.get("sha256", {}).get(RESUME) if isinstance(value, dict) else None
     _verify(file, expected)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on a foreign file
-        raise CheckpointError(f"{file}: not a resume state ({type(error).__name__}); pickled code is refused") from None
+        state = load_state(file)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not a resume state ({error}); restore it from a copy") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file}: holds a {type(state).__name__}, expected the state of a training run")
+    return state
 
 
 def _load_model(config: ModelConfig, file: Path, expected: str | None) -> nn.Module:
+    """The model that `config` describes, with the weights in `file`; memory is taken only once the two agree."""
     _verify(file, expected)
     try:
         tensors = safetensors.torch.load_file(file)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: not a safetensors file ({error}); restore it from a copy") from None
+    layers = getattr(config, "layers", 1)
+    if layers > len(tensors):
+        raise CheckpointError(f"{file}: holds {len(tensors)} tensors, too few for the {layers} layers in {CONFIG}")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # shapes alone
             model = build(config)
-    except (HandcraftError, RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (HandcraftError, RuntimeError, ValueError, TypeError, AssertionError, OverflowError) as error:
         raise CheckpointError(f"{file.parent / CONFIG}: no model can be built from it ({error})") from None
     state = model.state_dict()
     for name in sorted(state.keys() | tensors.keys()):
         found = _describe(tensors.get(name))
         wanted = _describe(state.get(name))
         if found != wanted:
-            raise CheckpointError(f"{file}: tensor {name}: found {found}, the model in {CONFIG} has {wanted}")
-    model.load_state_dict(tensors)
+            raise CheckpointError(f"{file}: tensor {name!a:.80}: found {found}, the model in {CONFIG} has {wanted}")
+    model.to_empty(device="cpu").load_state_dict(tensors)
     return model.eval()
 
 
@@ -281,15 +300,35 @@ def _verify(file: Path, expected: Any) -> None:
 
 def _read(file: Path) -> Any:
     try:
-        return read_json(file)
+        return verified(read_json(file), file)
     except (DataError, OSError) as error:
         raise CheckpointError(str(error)) from None
+
+
+def _plain_fields(value: dict, file: Path) -> dict[str, Any]:
+    """The fields of `_PLAIN`, checked."""
+    plain = {name: _typed(value, name, kind, file) for name, kind in _PLAIN.items()}
+    classes = plain["classes"]
+    rules = {
+        "classes": bool(classes)
+        and all(is_text(name) and name for name in classes)
+        and classes == sorted(set(classes)),
+        "seen_clips": all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in plain["seen_clips"]),
+        "split_hashes": all(isinstance(found, str) for found in plain["split_hashes"].values()),
+        "layout": plain["layout"] in LAYOUTS,
+        "seed": 0 <= plain["seed"] < 1 << 63,
+        "step": 0 <= plain["step"] < 1 << 63,
+    }
+    for name, good in rules.items():
+        if not good:
+            raise CheckpointError(f"{file}: {name} is {plain[name]!a:.80}, which no training run writes")
+    return plain | {name: tuple(plain[name]) for name in ("classes", "seen_clips")}
 
 
 def _typed(value: dict, name: str, kind: type, file: Path) -> Any:
     found = value.get(name)
     if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
-        raise CheckpointError(f"{file}: {name} is {found!r:.40}, expected a {kind.__name__}")
+        raise CheckpointError(f"{file}: {name} is {found!a:.40}, expected a {kind.__name__}")
     return found
 
 
@@ -309,5 +348,5 @@ def _dataclass(kind: type, value: Any, file: Path) -> Any:
         else:
             good = type(entry) is hint
         if not good:
-            raise CheckpointError(f"{file}: {kind.__name__}.{name} is {entry!r}, which the field cannot hold")
+            raise CheckpointError(f"{file}: {kind.__name__}.{name} is {entry!a:.80}, which the field cannot hold")
     return kind(**value)

@@ -1,20 +1,39 @@
 """Recipes: named YAML files that fill a `Recipe`, checked field by field while they are read.
 
-A file states only what differs from the defaults in `handcraft.config`. Nothing in it can run code (`yaml.safe_load`).
+A file states only what differs from the defaults in `handcraft.config`. Nothing in it can run code, it cannot grow by
+referring to itself (YAML's aliases), and a key given twice is an error, where YAML would take the last.
 """
 
+import math
+import re
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from handcraft.config import Recipe
+import yaml
+
+from handcraft.config import (
+    CMLPeConfig,
+    MambaSLConfig,
+    PreprocessConfig,
+    Recipe,
+    TransformerSLConfig,
+    WindowConfig,
+)
 from handcraft.errors import ConfigError
 from handcraft.layouts import LAYOUTS
 
 FROM_DATA = ("classes", "dim")
 """Sizes of a model that are filled in from the data."""
-_LARGEST = 1 << 20  # bytes; a recipe is a page of text
+_LARGEST = 64 << 10  # bytes; a recipe is a page of text
+_LARGEST_NUMBER = 1 << 31
+_LARGEST_SIZE = 1 << 16  # of a model, in any direction: 64 times the largest width that is of use
+_LONGEST_WINDOW = 4096  # frames
+ModelConfig = CMLPeConfig | TransformerSLConfig | MambaSLConfig
+Rule = tuple[bool, str, Any, str]
+"""Whether it is kept, the field, what was found there, what was expected."""
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def recipe_names() -> list[str]:
@@ -50,11 +69,27 @@ def load_recipe(name: str | Path) -> Recipe:
     return recipe
 
 
-def _parse(text: str, where: str) -> Any:
-    import yaml
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases and without keys given twice."""
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not read in recipes", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        known = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in known:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!a:.80} is given twice", key.start_mark)
+            known.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text) or {}
+        return yaml.load(text, _Loader) or {}  # _Loader is a safe loader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{where}: not readable as YAML ({' '.join(str(error).split())})") from None
 
@@ -88,13 +123,22 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value in get_args(hint):
             return value
         expected = "one of " + ", ".join(map(str, get_args(hint)))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif hint is float and type(value) in (int, float) and abs(value) < _LARGEST_NUMBER:  # so it is finite
         return float(value)
-    elif type(value) is hint:
+    elif type(value) is hint and _is_plain(value):
         return value
     else:
-        expected = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[hint]
+        number = f"number below {_LARGEST_NUMBER}"
+        names = {str: "text of printable characters", int: f"a whole {number}", float: f"a {number}"}
+        expected = names.get(hint, "true or false")
     raise ConfigError(f"{where}: found {value!r:.60}, expected {expected}")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of the right type is also within bounds."""
+    if isinstance(value, str):
+        return not _UNPRINTABLE.search(value)
+    return isinstance(value, bool) or (math.isfinite(value) and abs(value) < _LARGEST_NUMBER)
 
 
 def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
@@ -102,45 +146,19 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
     generator, classifiers = recipe.generator, {"transformer": recipe.transformer, "mamba": recipe.mamba}
     before = recipe.preprocess
     rules = [
-        (before.layout in LAYOUTS, "preprocess.layout", before.layout, f"one of {', '.join(LAYOUTS)}"),
-        (
-            before.smooth_window == 0 or (before.smooth_window > before.smooth_order and before.smooth_window % 2 == 1),
-            "preprocess.smooth_window",
-            before.smooth_window,
-            f"0 (off), or odd and larger than preprocess.smooth_order ({before.smooth_order})",
-        ),
-        (before.smooth_order >= 0, "preprocess.smooth_order", before.smooth_order, "0 or more"),
+        *_preprocess_rules(before),
         (0 <= recipe.pretrain < 1, "pretrain", recipe.pretrain, "a share in [0, 1)"),
         (0 < recipe.test_share < 1, "test_share", recipe.test_share, "a share between 0 and 1"),
         (recipe.synthetic_per_class >= 1, "synthetic_per_class", recipe.synthetic_per_class, "at least 1"),
-        (before.fill >= 0, "preprocess.fill", before.fill, "0 or more"),
         (generator.model.noise >= 0, "generator.model.noise", generator.model.noise, "0 or more"),
-        (
-            generator.window.frames == 2 * generator.model.context,
-            "generator.window.frames",
-            generator.window.frames,
-            f"twice generator.model.context ({generator.model.context})",
-        ),
     ]
     for name, part in classifiers.items():
-        rules += [
-            (
-                part.window.frames == part.model.frames,
-                f"{name}.window.frames",
-                part.window.frames,
-                f"{name}.model.frames ({part.model.frames})",
-            ),
-            (0 < part.finetune <= 1, f"{name}.finetune", part.finetune, "a share in (0, 1]"),
-        ]
+        rules.append((0 < part.finetune <= 1, f"{name}.finetune", part.finetune, "a share in (0, 1]"))
     dropout = recipe.transformer.model.dropout
     rules.append((0 <= dropout < 1, "transformer.model.dropout", dropout, "a share in [0, 1)"))
     for name, part in {"generator": generator, **classifiers}.items():
         train, augment = part.train, part.augment
-        rules += [
-            (size >= 1, f"{name}.model.{size_name}", size, "at least 1")
-            for size_name, size in asdict(part.model).items()
-            if type(size) is int and size_name not in FROM_DATA
-        ]
+        rules += _model_rules(part.model, part.window, f"{name}.")
         rules += [
             (getattr(train, field) >= 1, f"{name}.train.{field}", getattr(train, field), "at least 1")
             for field in ("batch", "validate_every", "checkpoint_every")
@@ -169,15 +187,51 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
                 "train, since the authors' constants belong to preprocess.centre: paper",
             ),
         ]
-    heads = recipe.transformer.model.heads
-    rules.append(
+    _apply(rules, where)
+
+
+def check_input(preprocess: PreprocessConfig | None, window: WindowConfig, model: ModelConfig, where: str) -> None:
+    """`check_recipe` of the parts that a checkpoint keeps, since they say what a trained model is given."""
+    _apply([*(_preprocess_rules(preprocess) if preprocess else []), *_model_rules(model, window, "")], where)
+
+
+def _preprocess_rules(before: PreprocessConfig) -> list[Rule]:
+    return [
+        (before.layout in LAYOUTS, "preprocess.layout", before.layout, f"one of {', '.join(LAYOUTS)}"),
         (
-            heads > 0 and recipe.transformer.model.width % heads == 0,
-            "transformer.model.width",
-            recipe.transformer.model.width,
-            f"a multiple of transformer.model.heads ({heads})",
-        )
-    )
+            before.smooth_window == 0 or (before.smooth_window > before.smooth_order and before.smooth_window % 2 == 1),
+            "preprocess.smooth_window",
+            before.smooth_window,
+            f"0 (off), or odd and larger than preprocess.smooth_order ({before.smooth_order})",
+        ),
+        (before.smooth_window <= _LONGEST_WINDOW, "preprocess.smooth_window", before.smooth_window, "4096 or less"),
+        (before.smooth_order >= 0, "preprocess.smooth_order", before.smooth_order, "0 or more"),
+        (before.fill >= 0, "preprocess.fill", before.fill, "0 or more"),
+    ]
+
+
+def _model_rules(model: ModelConfig, window: WindowConfig, name: str) -> list[Rule]:
+    """Of a model and the window it sees; `name` is what stands before `model.` and `window.` in the recipe."""
+    rules: list[Rule] = [
+        (1 <= size <= _LARGEST_SIZE, f"{name}model.{field}", size, f"at least 1 and at most {_LARGEST_SIZE}")
+        for field, size in asdict(model).items()
+        if type(size) is int and field not in FROM_DATA
+    ]
+    if isinstance(model, CMLPeConfig):
+        wanted, of = 2 * model.context, f"twice {name}model.context ({model.context})"
+    else:
+        wanted, of = model.frames, f"{name}model.frames ({model.frames})"
+    rules += [
+        (window.frames == wanted, f"{name}window.frames", window.frames, of),
+        (window.frames <= _LONGEST_WINDOW, f"{name}window.frames", window.frames, f"at most {_LONGEST_WINDOW}"),
+    ]
+    if isinstance(model, TransformerSLConfig):
+        good = model.heads > 0 and model.width % model.heads == 0
+        rules.append((good, f"{name}model.width", model.width, f"a multiple of {name}model.heads ({model.heads})"))
+    return rules
+
+
+def _apply(rules: list[Rule], where: str) -> None:
     for good, name, found, expected in rules:
         if not good:
             raise ConfigError(f"{where}: {name} is {found}; expected {expected}")

@@ -17,6 +17,7 @@ from handcraft.checkpoint import load, load_resume, save
 from handcraft.data.preprocess import signature
 from handcraft.errors import CheckpointError
 from handcraft.files import sha256_file
+from handcraft.state_file import save_state
 
 KINDS = ["cmlpe", "transformer_sl", "mamba_sl"]
 
@@ -33,9 +34,10 @@ def run(tmp_path):
 
 
 def rewrite(folder: Path, change) -> None:
-    """Edit a checkpoint's config.json in place."""
+    """Edit a checkpoint's config.json in place, as an attacker would: without its checksum."""
     file = folder / "config.json"
     value = json.loads(file.read_text())
+    value.pop("checksum", None)
     change(value)
     file.write_text(json.dumps(value))
 
@@ -95,7 +97,7 @@ def test_resume_state_comes_back(run):
 
 def test_a_checkpoint_works_alone(run, tmp_path):
     """Copied without its run and without the resume state, it predicts the same."""
-    shutil.copytree(run / "step-00000009", tmp_path / "alone", ignore=shutil.ignore_patterns("resume.pt"))
+    shutil.copytree(run / "step-00000009", tmp_path / "alone", ignore=shutil.ignore_patterns("resume.safetensors"))
     shutil.rmtree(run / "step-00000005")
     found = load(tmp_path / "alone")
     x = torch.randn(2, 16, found.config.dim)
@@ -125,7 +127,7 @@ def test_prune_keeps_what_it_is_told(run):
     assert checkpoints.list_steps(run / "nowhere") == []
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "resume.pt", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "resume.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "absent"])
 def test_damaged_files_are_named(run, name, damage):
     folder = run / "step-00000009"
@@ -137,7 +139,7 @@ def test_damaged_files_are_named(run, name, damage):
     if new is not None:
         (folder / name).write_bytes(bytes(new))
     with pytest.raises(CheckpointError, match=name):
-        load_resume(folder) if name == "resume.pt" else load(folder)
+        load_resume(folder) if name == "resume.safetensors" else load(folder)
 
 
 class Malicious:
@@ -145,18 +147,18 @@ class Malicious:
         return open, ("opened.txt", "w")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "resume.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "resume.safetensors"])
 def test_pickled_code_is_refused_unread(run, name, monkeypatch, tmp_path):
     """Also where the check sum was made to fit."""
     monkeypatch.chdir(tmp_path)
     folder = run / "step-00000009"
-    if name == "resume.pt":
+    if name == "resume.safetensors":
         torch.save({"count": Malicious()}, folder / name)
     else:
         (folder / name).write_bytes(pickle.dumps(Malicious()))
     rewrite(folder, lambda value: value["sha256"].update({name: sha256_file(folder / name)}))
     with pytest.raises(CheckpointError, match=name):
-        load_resume(folder) if name == "resume.pt" else load(folder)
+        load_resume(folder) if name == "resume.safetensors" else load(folder)
     assert not (tmp_path / "opened.txt").exists()
 
 
@@ -173,9 +175,23 @@ def test_pickled_code_is_refused_unread(run, name, monkeypatch, tmp_path):
         (lambda v: v["model"].update(width=32), r"tensor .*found .*16.*has .*32"),
         (lambda v: v["model"].update(width="16"), "width is '16'"),
         (lambda v: v["model"].update(width=16.0), "width is 16.0"),
-        (lambda v: v["model"].update(width=-16), "no model can be built"),
+        (lambda v: v["model"].update(width=-16), "model.width is -16; expected at least 1"),
+        (lambda v: v["model"].update(width=60_000), r"tensor .*found .*16.*has .*60000"),
+        (lambda v: v["model"].update(width=1 << 40), "model.width is 1099511627776; expected at least 1 and at most"),
+        (lambda v: v["model"].update(layers=60_000), "tensors, too few for the 60000 layers"),
+        (lambda v: v["model"].update(frames=8), "window.frames is 16; expected model.frames"),
+        (lambda v: v["window"].update(frames=1 << 30), "window.frames is 1073741824"),
+        (lambda v: v.update(preprocess=v["preprocess"] | {"smooth_window": 4}, signature=None), "signature|smooth"),
+        (lambda v: v.update(classes=v["classes"][::-1]), "classes is"),
+        (lambda v: v["classes"].__setitem__(0, "\x1b[2J"), r"classes is \['.x1b"),
+        (lambda v: v.update(seen_clips=["../../etc"]), "seen_clips is"),
+        (lambda v: v.update(split_hashes={"train": 1}), "split_hashes is"),
+        (lambda v: v.update(seed=-1), "seed is"),
+        (lambda v: v.update(step=-1), "step is"),
+        (lambda v: v.update(preprocess=None, signature=None, layout="nose1"), "layout is"),
+        (lambda v: v.update(metrics={"top1": "high"}), "metrics are"),
         (lambda v: v["model"].update(heads=5), "heads"),
-        (lambda v: v["model"].update(layers=2), "tensor layers.1"),
+        (lambda v: v["model"].update(layers=2), "tensor .layers.1"),
         (lambda v: v["model"].update(tokens="words"), "tokens is 'words'"),
         (lambda v: v["model"].update(colour=1), "colour"),
         (lambda v: v["window"].pop("mode"), "WindowConfig"),
@@ -201,6 +217,26 @@ def test_foreign_configs_are_named(run, change, message):
         load(run / "step-00000009")
 
 
+def test_a_config_changed_by_accident_is_refused(run):
+    """Values that are plausible after a change: a seed, a class name, a digit of a statistic or of a digest."""
+    file = run / "step-00000009" / "config.json"
+    text, value = file.read_text(), json.loads(file.read_text())
+    changes = {'"seed": 0': '"seed": 1', '"sign1"': '"sigm1"', value["seen_clips"][0]: "0" * 16}
+    for before, after in (changes | {str(value["statistics"]["mean"][0][0]): "0.125"}).items():
+        assert before in text
+        file.write_text(text.replace(before, after, 1))
+        with pytest.raises(CheckpointError, match=r"config\.json: has been changed since it was written"):
+            load(run / "step-00000009")
+
+
+def test_a_resume_state_that_is_no_dict_is_refused(run):
+    folder = run / "step-00000009"
+    save_state(folder / "resume.safetensors", [1])
+    rewrite(folder, lambda v: v["sha256"].update({"resume.safetensors": sha256_file(folder / "resume.safetensors")}))
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors: holds a list"):
+        load_resume(folder)
+
+
 def test_a_config_that_is_no_object_is_named(run):
     (run / "step-00000009" / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="list"):
@@ -223,7 +259,16 @@ def test_weights_of_another_type_are_refused(run):
             load(folder)
 
 
-@pytest.mark.parametrize("pointer", ['{"checkpoint": "../other"}', '{"checkpoint": 5}', "[]", '{"checkpoint'])
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        '{"checkpoint": "../other"}',
+        '{"checkpoint": 5}',
+        "[]",
+        '{"checkpoint": "step-00000009", "step": 5}',
+        '{"checkpoint',
+    ],
+)
 def test_a_bad_pointer_is_named(run, pointer):
     (run / "best.json").write_text(pointer)
     with pytest.raises(CheckpointError, match="best"):

@@ -72,6 +72,19 @@ STEPS = "generator: {train: {steps: 5}}\ntransformer: {train: {steps: 5}}\n"
         ("a: [", "not readable as YAML"),
         ("!!python/object/apply:os.getcwd []", "not readable as YAML"),
         ("[" * 5000, "not readable as YAML"),
+        ("pretrain: 0.1\nname: x\npretrain: 0.2", "'pretrain' is given twice"),
+        ("mamba: {train: {lr: 1, lr: 1}}", "'lr' is given twice"),
+        ("a: &a [x]\nb: *a", "aliases (*name) are not read in recipes"),
+        ("a: &a {<<: *a}", "aliases (*name) are not read in recipes"),
+        ("pretrain: .nan", "pretrain: found nan, expected a number below"),
+        ("pretrain: .inf", "pretrain: found inf, expected a number below"),
+        ("pretrain: 1" + "0" * 400, "expected a number below"),
+        ("synthetic_per_class: 3000000000", "found 3000000000, expected a whole number below 2147483648"),
+        ("synthetic_per_class: " + "9" * 5000, "not readable as YAML"),
+        ('description: "\\e[2J"', "expected text of printable characters"),
+        ("? [a]\n: 1", "not readable as YAML"),
+        ("{[a]: 1, [a]: 1}", "not readable as YAML"),
+        ("generator: 2026-13-45", "not readable as YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_naming_the_field(tmp_path, text, message):
@@ -92,12 +105,25 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_recipe(tmp_path / "binary.yaml")
-    (tmp_path / "large.yaml").write_bytes(b" " * ((1 << 20) + 1))
+    (tmp_path / "large.yaml").write_bytes(b" " * ((64 << 10) + 1))
     with pytest.raises(ConfigError, match="larger than"):
         load_recipe(tmp_path / "large.yaml")
     for name in ("smal", "../small", "small.yml.txt", ""):
         with pytest.raises(ConfigError, match="unknown recipe"):
             load_recipe(name)
+
+
+def test_a_recipe_cannot_grow_by_referring_to_itself(tmp_path):
+    """A billion laughs: nine lists of nine aliases each would be 3 GB."""
+    lines = ["a0: &a0 [lol]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    with pytest.raises(ConfigError, match="aliases"):
+        load_recipe(write(tmp_path, "\n".join(lines)))
+
+
+def test_a_window_longer_than_any_clip_is_refused():
+    recipe = changed(load_recipe("demo"), "mamba.model.frames", 5000)
+    with pytest.raises(ConfigError, match=r"mamba\.window\.frames is 5000; expected at most 4096"):
+        check_recipe(changed(recipe, "mamba.window.frames", 5000))
 
 
 def changed(recipe, path, value):
@@ -121,6 +147,8 @@ def changed(recipe, path, value):
         ("generator.window.frames", 30, "twice generator.model.context (16)"),
         ("generator.model.noise", -1.0, "0 or more"),
         ("generator.model.blocks", 0, "at least 1"),
+        ("mamba.model.width", 1 << 30, "at most 65536"),
+        ("preprocess.smooth_window", 4097, "4096 or less"),
         ("generator.statistics", "authors", "train, since the authors' constants belong to preprocess.centre: paper"),
         ("transformer.window.frames", 30, "transformer.model.frames (32)"),
         ("transformer.model.width", 81, "a multiple of transformer.model.heads (4)"),
