@@ -85,7 +85,7 @@ def import_lsfb(
     if keep is not None and keep not in RAW_LAYOUTS:
         raise ConfigError(f"keep is {keep!r}, expected one of {', '.join(RAW_LAYOUTS)}")
     if splits is None:
-        splits = SPLITS if any((folder / _list_of(name)).exists() for name in SPLITS) else ()
+        splits = [name for name in SPLITS if (folder / _list_of(name)).exists()]
 
     rows = _instances(folder)
     marks, unknown = _marks(folder, splits, rows)
@@ -139,9 +139,6 @@ def export_lsfb(store: Path | str, folder: Path | str, *, progress: bool | None 
         file_name(name, f"{store}: split")
     if "all" in splits:
         raise DataError(f"{store}: a split is named 'all', which in LSFB's layout is the list of all clips; rename it")
-    for text in opened.provenance:
-        if len(text) > csv.field_size_limit():
-            raise DataError(f"{store}: a provenance of {len(text)} characters, more than CSV readers take")
     places = layout(manifest.layout).slices
     with new_path(folder) as temporary:
         for part in places:
@@ -254,6 +251,8 @@ def _list_of(split: str) -> str:
 
 def _instances(folder: Path) -> dict[str, tuple[str, str]]:
     """(sign, signer) of each id in instances.csv, in its order; the signer is "" where there is no such column."""
+    if not (folder / INSTANCES).exists() and any(folder.glob("*.tar")):
+        raise DataError(f"{folder}: holds shards and no {INSTANCES}; shards of LSFB are read by import-lsfb-shards")
     rows = {}
     for row in csv_rows(folder / INSTANCES, ["id", "sign"]):
         id = file_name(row["id"], f"{folder / INSTANCES}: id")

@@ -175,7 +175,7 @@ def _array(shard: Path, id: str, fields: Mapping[str, bytes], part: str) -> np.n
     """One array (T,points,2 or 3), floating point."""
     name = _ARRAY.format(part)
     if name not in fields:
-        raise DataError(f"{shard}: sample {id!a:.80} has no {name}; fetch the shard again")
+        raise DataError(f"{shard}: sample {id!a:.80} has no {name}; it is damaged, or no shard of LSFB")
     try:
         array = read_array(io.BytesIO(fields[name]), len(fields[name]))
     except ValueError as error:
@@ -220,7 +220,7 @@ def _notes(
     yield "missing in every frame: hips and legs (pose 23 to 32), which LSFB's shards do not hold"
     kept = "the 12 face points of the paper, from lips and eyes" if "face" in held.slices else "none of the face"
     arrays = (re.fullmatch(r"pose\.(.+)\.npy", field) for field in first)
-    others = sorted(ascii(found[1])[1:41] for found in arrays if found and found[1] not in POINTS)
+    others = sorted(ascii(found[1])[1:-1][:40] for found in arrays if found and found[1] not in POINTS)
     yield f"of the face: {kept}" + (f"; passed over: {', '.join(others)}" if others else "")
 
 
