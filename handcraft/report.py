@@ -1,29 +1,48 @@
-"""The result table of a run: means and spread over the seeds, the linear model and the generators beside them."""
+"""What a run found, in words and rows: means and spread over the seeds, what synthetic pretraining changed, the linear
+model and the generators beside them. `report.md`, `report.html` and the terminal show these same rows.
+"""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from handcraft.markdown import escape
+from handcraft.markdown import table as markdown_table
+
+MODELS = {"linear": "linear model", "transformer_sl": "Transformer-SL", "mamba_sl": "Mamba-SL"}
+"""Name of a model in words, by its name in `metrics.json`."""
 HEAD = ("model", "trained on", "top-1", "top-5", "top-1 per class", "seeds")
+SCORES = ("top1", "top5", "top1_macro")
+EFFECT_HEAD = ("model", "fine-tuned on", "top-1 without", "top-1 with", "change", "better with", "")
+GENERATOR_HEAD = ("predictor", "MPJPE", "frame error", "landmarks where CMLPe is nearer", "median error ratio")
+PARTS = ("train", "valid", "test")
+Arm = tuple[str, str, bool]
+"""A row's model, pretraining and augmentation."""
+
+
+def by_arm(metrics: dict[str, Any]) -> dict[Arm, list[dict]]:
+    """The rows of each model and arm, a row a seed, in the order they ran."""
+    found: dict[Arm, list[dict]] = {}
+    for row in metrics["rows"]:
+        found.setdefault((row["model"], row["pretraining"], row["augmentation"]), []).append(row)
+    return found
 
 
 def result_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     """The table's cells, a row for each model and arm, in the order they ran: mean and, from two seeds on, the standard
     deviation over the seeds (n - 1)."""
-    arms: dict[tuple, list[dict]] = {}
-    for row in metrics["rows"]:
-        arms.setdefault((row["model"], row["pretraining"], row["augmentation"]), []).append(row)
     return [
         (
-            model,
+            MODELS[model],
             arm_name(pretraining, augmentation),
-            *(spread([row[name] for row in rows]) for name in ("top1", "top5", "top1_macro")),
+            *(spread([row[name] for row in rows]) for name in SCORES),
             str(len(rows)),
         )
-        for (model, pretraining, augmentation), rows in arms.items()
+        for (model, pretraining, augmentation), rows in by_arm(metrics).items()
     ]
 
 
@@ -32,13 +51,52 @@ def arm_name(pretraining: str, augmentation: bool) -> str:
     return "real" + " + augmentation" * augmentation + " + synthetic pretraining" * (pretraining == "synthetic")
 
 
-def spread(values: Sequence[float | None], digits: int = 3) -> str:
-    """`mean +- standard deviation` of the values; a dash where one of them could not be measured."""
+def spread(values: Sequence[float | None], digits: int = 3, sign: str = "") -> str:
+    """`mean +- standard deviation` of the values; a dash where one of them could not be measured. sign: "+" to write a
+    mean's plus."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return "-"
-    text = f"{statistics.fmean(known):.{digits}f}"
+    text = f"{statistics.fmean(known):{sign}.{digits}f}"
     return text if len(known) == 1 else f"{text} +- {statistics.stdev(known):.{digits}f}"
+
+
+def effects(metrics: dict[str, Any]) -> Iterator[tuple[Arm, list[float], list[float]]]:
+    """For each arm with synthetic pretraining: the arm, and top-1 of each seed without and with the pretraining."""
+    arms = by_arm(metrics)
+    for (model, pretraining, augmentation), rows in arms.items():
+        if pretraining == "synthetic":
+            without = arms[model, "none", augmentation]
+            yield (model, pretraining, augmentation), [r["top1"] for r in without], [r["top1"] for r in rows]
+
+
+def effect_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What synthetic pretraining changed, a row for each model and way to fine-tune; the change is taken seed by seed,
+    between two trainings on the same clips. Empty for a run without pretraining."""
+    return [
+        (
+            MODELS[model],
+            arm_name("none", augmentation),
+            spread(without),
+            spread(pretrained),
+            spread(changes(without, pretrained), sign="+"),
+            f"{sum(change > 0 for change in changes(without, pretrained))} of {counted(len(without), 'seed')}",
+            verdict(changes(without, pretrained)),
+        )
+        for (model, _, augmentation), without, pretrained in effects(metrics)
+    ]
+
+
+def verdict(found: Sequence[float]) -> str:
+    """gain or loss where the mean of the changes is larger than their standard deviation; a single seed has none."""
+    if len(found) < 2:
+        return "one seed, no spread"
+    mean = statistics.fmean(found)
+    return ("gain" if mean > 0 else "loss") if abs(mean) > statistics.stdev(found) else "within the spread"
+
+
+def changes(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    return [new - old for old, new in zip(before, after, strict=True)]
 
 
 def generator_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -64,12 +122,74 @@ def generator_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-GENERATOR_HEAD = ("predictor", "MPJPE", "frame error", "landmarks where CMLPe is nearer", "median error ratio")
+def splice(metrics: dict[str, Any]) -> str:
+    """The jump at the splice in a sentence; "" where no generator was measured."""
+    jumps = [g["splice_jump"] for g in metrics["generators"]]
+    if not jumps:
+        return ""
+    made, real = (spread([jump[name] for jump in jumps]) for name in ("generated", "real"))
+    return f"Jump at the splice: {made} in generated clips, {real} in real ones at the same place."
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
+def title(metrics: dict[str, Any]) -> str:
+    return f"handcraft run: {metrics['recipe']['name']}"
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What ran on how much, in a sentence or two of plain text."""
+    description, drawn = metrics["recipe"]["description"], metrics["clips_per_class"]
+    threads = counted(metrics["machine"]["threads"], "thread")
+    return (
+        (f"{description}. " if description else "")
+        + f"{metrics['data']['clips']} clips of {len(metrics['data']['classes'])} classes"
+        + (f", {drawn} training clips a class drawn by seed" if drawn else "")
+        + f"; {counted(metrics['seeds'], 'seed')}; {metrics['seconds']:.0f} s on {threads}."
+    )
+
+
+def notes(metrics: dict[str, Any]) -> dict[str, str]:
+    """What has to be said under each table."""
+    single = metrics["seeds"] == 1
+    mean = "One seed, so there is no spread." if single else "Mean +- standard deviation over the seeds."
+    return {
+        "results": f"{mean} Checkpoints were chosen on validation clips, never on these.",
+        "effects": "The change is taken seed by seed, between two trainings on the same clips. It is called a gain or "
+        "a loss where its mean is larger than its standard deviation over the seeds.",
+        "generators": "Errors over both twins, margins over each twin: mean +- standard deviation over seeds, and "
+        "twins.",
+    }
+
+
+def facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was run on what, as pairs of plain text: data, split and hashes, machine, versions."""
+    source, splits, machine = metrics["data_source"], metrics["splits"], metrics["machine"]
+    first = splits["0"]
+    memory = "" if machine["memory_gb"] is None else f", {machine['memory_gb']:.0f} GB"
+    gpus = "".join(f", {name}" for name in machine["gpus"])
+    return [
+        ("Data", f"{Path(source['path']).name}, hash {metrics['data']['hash']}"),
+        ("Licence", source["licence"] or "not stated"),
+        ("Split", first["how"]),
+        *([("Held-out groups", ", ".join(first["test_groups"]))] if first["test_groups"] else []),
+        *(
+            (
+                f"Seed {seed}",
+                ", ".join(f"{split[name]['clips']} {name} ({split[name]['hash'][:12]})" for name in PARTS),
+            )
+            for seed, split in splits.items()
+        ),
+        ("Machine", f"{machine['processor']}, {counted(machine['cores'], 'core')}{memory}{gpus}; {machine['system']}"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())),
+    ]
 
 
 def table(metrics: dict[str, Any]) -> Table:
     """The result table for a terminal of 80 columns: top-1 alone, the rest stands in the report."""
-    seeds = f"{metrics['seeds']} seed" + "s" * (metrics["seeds"] > 1)
+    seeds = counted(metrics["seeds"], "seed")
     made = Table(box=SIMPLE_HEAD, pad_edge=False, title=f"{metrics['recipe']['name']}: test split, {seeds}")
     for name in HEAD[:3]:
         made.add_column(name, no_wrap=True)
@@ -80,48 +200,27 @@ def table(metrics: dict[str, Any]) -> Table:
 
 def markdown(metrics: dict[str, Any]) -> str:
     """The report as Markdown: results, generators, data and splits, versions."""
-    recipe, splits = metrics["recipe"], metrics["splits"]
-    first = splits["0"]
-    drawn = metrics["clips_per_class"]
+    said = notes(metrics)
     lines = [
-        f"# {recipe['name']}",
+        f"# {escape(title(metrics))}",
         "",
-        (f"{recipe['description']}. " if recipe["description"] else "")
-        + f"{metrics['data']['clips']} clips of {len(metrics['data']['classes'])} classes"
-        + (f", {drawn} training clips a class drawn by seed" if drawn else "")
-        + f"; {metrics['seeds']} seeds; {metrics['seconds']:.0f} s on {metrics['threads']} threads.",
+        escape(summary(metrics)),
         "",
         "## Recognition on the test clips",
         "",
-        *_markdown_table(HEAD, result_rows(metrics)),
+        *markdown_table(HEAD, result_rows(metrics)),
         "",
-        "Mean +- standard deviation over the seeds. Checkpoints were chosen on validation clips, never on these.",
-        "",
-        "## Generators on the test clips",
-        "",
-        *_markdown_table(GENERATOR_HEAD, generator_rows(metrics)),
-        "",
-        "Errors over both twins, margins over each twin: mean +- standard deviation over seeds, and twins.",
+        said["results"],
         "",
     ]
-    jumps = [g["splice_jump"] for g in metrics["generators"]]
-    if jumps:
-        made, real = (spread([jump[name] for jump in jumps]) for name in ("generated", "real"))
-        lines += [f"Jump at the splice: {made} in generated clips, {real} in real ones at the same place.", ""]
+    if changed := effect_rows(metrics):
+        lines += ["## What synthetic pretraining changed", "", *markdown_table(EFFECT_HEAD, changed), ""]
+        lines += [said["effects"], ""]
+    lines += ["## Generators on the test clips", "", *markdown_table(GENERATOR_HEAD, generator_rows(metrics)), ""]
+    lines += [said["generators"], ""]
+    if metrics["generators"]:
+        lines += [splice(metrics), ""]
         lines += [f"- {name}: `{text}`" for name, text in metrics["generators"][0]["signatures"].items()]
         lines.append("")
-    lines += ["## Data", "", f"- Split: {first['how']}."]
-    if first["test_groups"]:
-        lines.append(f"- Held-out groups: {', '.join(first['test_groups'])}.")
-    for seed, split in splits.items():
-        sizes = ", ".join(f"{split[name]['clips']} {name} ({split[name]['hash'][:12]})" for name in PARTS)
-        lines.append(f"- Seed {seed}: {sizes}.")
-    versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
-    return "\n".join([*lines, f"- Versions: {versions}.", ""])
-
-
-PARTS = ("train", "valid", "test")
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    lines += ["## What was run on what", "", *(f"- {name}: {escape(text)}." for name, text in facts(metrics)), ""]
+    return "\n".join(lines)

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-import handcraft
 from handcraft.checkpoint import load
 from handcraft.config import Recipe
 from handcraft.data.clips import load_clips
@@ -28,9 +26,12 @@ from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.files import read_json, write_json, write_text
 from handcraft.generate import generate
 from handcraft.linear import linear_baseline
+from handcraft.machine import machine, versions
+from handcraft.metrics.accuracy import write_confusion
 from handcraft.partition import partition
 from handcraft.recipe import check_recipe, to_plain
 from handcraft.report import arm_name, markdown
+from handcraft.report_html import html_report
 from handcraft.training import (
     CLASSIFIERS,
     TWINS,
@@ -62,6 +63,9 @@ class Outcome:
 
     metrics: dict
     report: Path
+    """For a terminal or an editor."""
+    page: Path
+    """For a browser: the same, with curves, matrices and clips."""
 
 
 def run(
@@ -75,9 +79,10 @@ def run(
 ) -> Outcome:
     """Run `recipe` on the store `data` into the folder `out`, for the seeds 0 to `seeds` - 1.
 
-    Writes `out/metrics.json` (`rows`, one for each model, arm and seed; `generators`; `recipe`; `splits`; `versions`),
-    `out/report.md`, and under `out/seed-N/` every checkpoint, the synthetic store and the confusion matrices. A
-    finished run is scored again; where the figures are those on disk, `metrics.json` and the report stay as they are.
+    Writes `out/metrics.json` (`rows`, one for each model, arm and seed; `generators`; `recipe`; `splits`; `machine`;
+    `versions`), `out/report.md` and `out/report.html`, and under `out/seed-N/` every checkpoint, the synthetic store
+    and the confusion matrices. A finished run is scored again; where the figures are those on disk, `metrics.json` and
+    the reports stay as they are.
     clips_per_class: draw that many training clips a class by seed; the generators see only those. `ConfigError` if
     `out` holds a run of other settings or data; else what the parts raise. Settings or data that cannot work are
     refused before anything is written.
@@ -101,9 +106,9 @@ def run(
     write_json(out / MARK, settings)
     found = _Found([], [], {str(seed): part.describe(clips) for seed, part in enumerate(parts)})
     show, clock = sys.stderr.isatty() if progress is None else progress, _Clock(out / "seconds.json")
-    file, report = out / "metrics.json", out / "report.md"
+    file, report, page = out / "metrics.json", out / "report.md", out / "report.html"
     before = _earlier(file)
-    finished = before is not None and before.get("seeds") == seeds and report.exists()
+    finished = before is not None and before.get("seeds") == seeds and report.exists() and page.exists()
     with tqdm(total=seeds * STAGES, desc="all stages", unit="stage", disable=not show, position=0) as bar:
 
         def done() -> None:
@@ -121,20 +126,16 @@ def run(
         "splits": found.splits,
         "data_source": {"path": str(store.path), "source": store.manifest.source, "licence": store.manifest.licence},
         "seconds": round(clock.seconds(), 1),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "handcraft": handcraft.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": sys.version.split()[0],
-        },
+        "machine": machine(),
+        "versions": versions(),
     }
     metrics = json.loads(json.dumps(metrics))  # as a reader of the file sees it
     if finished and all(before.get(name) == metrics[name] for name in FIGURES):
-        return Outcome(before, report)
+        return Outcome(before, report, page)
     write_json(file, metrics)
     write_text(report, markdown(metrics))
-    return Outcome(metrics, report)
+    write_text(page, html_report(metrics, out, clips, store.manifest.fps))
+    return Outcome(metrics, report, page)
 
 
 @dataclass
@@ -169,7 +170,9 @@ class _Seed:
         synthetic = self._synthetic(folder / "synthetic", twins)
         self.done()
         fitted = np.sort(np.concatenate([self.data.part.train, self.data.part.valid]))  # it selects nothing
-        self._add(found, linear_baseline(self.store, fitted, self.data.part.test), "none", False, None)
+        row, place = linear_baseline(self.store, fitted, self.data.part.test), folder / "linear"
+        write_confusion(place / "confusion.csv", row["confusion"], self.store.classes)
+        self._add(found, row, place, "none", False, None)
         for model in CLASSIFIERS:
             part = classifier_recipe(self.recipe, model)
             start = None
@@ -183,12 +186,14 @@ class _Seed:
                     trained = train_classifier(self.data, part, place, augment=augment, init_from=init, **options)
                     row = evaluate_classifier(trained.best, test, confusion=place / "confusion.csv")
                     mpjpe = scores["mpjpe"] if pretrained else None
-                    self._add(found, row, "synthetic" if pretrained else "none", augment, mpjpe)
+                    self._add(found, row, place, "synthetic" if pretrained else "none", augment, mpjpe)
                 self.done()
 
-    def _add(self, found: _Found, row: dict, pretraining: str, augment: bool, mpjpe: float | None) -> None:
-        """One row of `metrics.json`. mpjpe: test error of the generators behind the pretraining, if there was any."""
+    def _add(self, found: _Found, row: dict, place: Path, pretraining: str, augment: bool, mpjpe: float | None) -> None:
+        """One row of `metrics.json`. place: where its model and matrix are; mpjpe: test error of the generators behind
+        the pretraining, if there was any."""
         first = {"model": row["model"], "pretraining": pretraining, "augmentation": augment, "seed": self.seed}
+        first["folder"] = place.relative_to(self.out).as_posix()
         rest = {name: value for name, value in row.items() if name not in {*first, "confusion"}}
         found.rows.append({**first, "split": "test", **rest, "mpjpe": mpjpe})
         name = f"{row['model']}, {arm_name(pretraining, augment)}"

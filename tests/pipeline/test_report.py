@@ -2,56 +2,22 @@
 
 import io
 
+import pytest
+from fake_run import figures
 from rich.console import Console
 
-from handcraft.report import HEAD, arm_name, generator_rows, markdown, result_rows, spread, table
-
-
-def row(model, seed, top1, pretraining="none", augmentation=False):
-    scores = {"top1": top1, "top5": 1.0, "top1_macro": top1 / 2}
-    return {"model": model, "pretraining": pretraining, "augmentation": augmentation, "seed": seed, **scores}
-
-
-def generator(seed, mpjpe):
-    margin = {"share": 0.5 + seed / 4, "median": 0.25, "worst": 1.0}
-    baseline = {
-        "mpjpe": 2 * mpjpe,
-        "frame_error": 8.0,
-        "forward": {"margin": margin},
-        "reversed": {"margin": {**margin, "share": 0.75}},
-    }
-    return {
-        "seed": seed,
-        "mpjpe": mpjpe,
-        "frame_error": 4.0,
-        "baselines": {"repeat_last": baseline},
-        "splice_jump": {"generated": 0.2, "real": 0.1},
-        "signatures": {"mpjpe": "mpjpe|v1"},
-    }
-
-
-def figures(seeds=2, **changes):
-    split = {name: {"clips": size, "hash": "0123456789abcdef"} for name, size in SIZES.items()}
-    rows = []
-    for seed in range(seeds):
-        rows.append(row("linear", seed, 0.5))
-        rows.append(row("mamba_sl", seed, 0.5 + 0.2 * seed))
-        rows.append(row("mamba_sl", seed, 0.8, "synthetic", True))
-    return {
-        "rows": rows,
-        "generators": [generator(seed, 1.0 + seed) for seed in range(seeds)],
-        "recipe": {"name": "tiny", "description": "Tiny"},
-        "clips_per_class": None,
-        "data": {"clips": 36, "classes": ["a", "b"]},
-        "seeds": seeds,
-        "seconds": 12.3,
-        "threads": 2,
-        "splits": {str(seed): {"how": "whole groups held out", "test_groups": ["x"], **split} for seed in range(seeds)},
-        "versions": {"torch": "9.9"},
-    } | changes
-
-
-SIZES = {"train": 20, "valid": 4, "test": 12}
+from handcraft.report import (
+    EFFECT_HEAD,
+    HEAD,
+    arm_name,
+    effect_rows,
+    generator_rows,
+    markdown,
+    result_rows,
+    spread,
+    table,
+    verdict,
+)
 
 
 def test_spread_is_mean_and_sample_deviation():
@@ -63,19 +29,54 @@ def test_spread_is_mean_and_sample_deviation():
 
 
 def test_a_row_for_each_arm_over_its_seeds():
-    assert result_rows(figures()) == [
-        ("linear", "real", "0.500 +- 0.000", "1.000 +- 0.000", "0.250 +- 0.000", "2"),
-        ("mamba_sl", "real", "0.600 +- 0.141", "1.000 +- 0.000", "0.300 +- 0.071", "2"),
-        (
-            "mamba_sl",
-            "real + augmentation + synthetic pretraining",
-            "0.800 +- 0.000",
-            "1.000 +- 0.000",
-            "0.400 +- 0.000",
-            "2",
-        ),
+    found = result_rows(figures())
+    assert found[:2] == [
+        ("linear model", "real", "0.500 +- 0.000", "1.000 +- 0.000", "0.250 +- 0.000", "2"),
+        ("Mamba-SL", "real", "0.600 +- 0.141", "1.000 +- 0.000", "0.300 +- 0.071", "2"),
     ]
-    assert result_rows(figures(seeds=1))[1] == ("mamba_sl", "real", "0.500", "1.000", "0.250", "1")
+    assert found[-1] == (
+        "Mamba-SL",
+        "real + augmentation + synthetic pretraining",
+        "0.800 +- 0.000",
+        "1.000 +- 0.000",
+        "0.400 +- 0.000",
+        "2",
+    )
+    assert len(found) == 5
+    assert result_rows(figures(seeds=1))[1] == ("Mamba-SL", "real", "0.500", "1.000", "0.250", "1")
+
+
+def test_effects_are_changes_of_the_same_seed():
+    without, synthetic = "real", "real + augmentation"
+    assert effect_rows(figures()) == [
+        # 0.5 and 0.7 without, 0.6 with: changes +0.1 and -0.1
+        (
+            "Mamba-SL",
+            without,
+            "0.600 +- 0.141",
+            "0.600 +- 0.000",
+            "+0.000 +- 0.141",
+            "1 of 2 seeds",
+            "within the spread",
+        ),
+        ("Mamba-SL", synthetic, "0.700 +- 0.000", "0.800 +- 0.000", "+0.100 +- 0.000", "2 of 2 seeds", "gain"),
+    ]
+    assert effect_rows(figures(seeds=1))[0][4:] == ("+0.100", "1 of 1 seed", "one seed, no spread")
+    assert effect_rows(figures(pretraining=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ([0.1, 0.2, 0.1], "gain"),
+        ([-0.1, -0.2, -0.1], "loss"),
+        ([0.1, -0.1, 0.1], "within the spread"),
+        ([0.0, 0.0], "within the spread"),
+        ([0.3], "one seed, no spread"),
+    ],
+)
+def test_verdict(changes, word):
+    assert verdict(changes) == word
 
 
 def test_arms_in_words():
@@ -95,24 +96,42 @@ def test_generators_beside_the_predictors_that_learn_nothing():
 
 def test_markdown_says_what_was_measured_on_what():
     text = markdown(figures())
-    assert text.startswith("# tiny\n\nTiny. 36 clips of 2 classes; 2 seeds; 12 s on 2 threads.\n")
+    assert text.startswith("# handcraft run: tiny\n\nTiny. 36 clips of 2 classes; 2 seeds; 12 s on 1 thread.\n")
     lines = text.splitlines()
     assert f"| {' | '.join(HEAD)} |" in lines
-    assert "| mamba_sl | real | 0.600 +- 0.141 | 1.000 +- 0.000 | 0.300 +- 0.071 | 2 |" in lines
+    assert "| Mamba-SL | real | 0.600 +- 0.141 | 1.000 +- 0.000 | 0.300 +- 0.071 | 2 |" in lines
+    assert f"| {' | '.join(EFFECT_HEAD)} |" in lines
     assert (
         "Jump at the splice: 0.200 +- 0.000 in generated clips, 0.100 +- 0.000 in real ones at the same place." in lines
     )
     assert "- mpjpe: `mpjpe|v1`" in lines
+    assert "- Data: signs, hash fedcba9876543210." in lines
+    assert "- Licence: not stated." in lines
     assert "- Held-out groups: x." in lines
     assert "- Seed 1: 20 train (0123456789ab), 4 valid (0123456789ab), 12 test (0123456789ab)." in lines
+    assert "- Machine: Abacus 9000, 2 cores, 8 GB; Linux 6.1 x86_64." in lines
     assert "- Versions: torch 9.9." in lines
-    cells = {line.count("|") for line in lines if line.startswith("| ") and "mamba" in line}
-    assert cells == {len(HEAD) + 1}
+    cells = {line.count("|") for line in lines if line.startswith("| Mamba-SL | real")}
+    assert cells == {len(HEAD) + 1, len(EFFECT_HEAD) + 1}
+
+
+def test_markdown_of_one_seed_without_pretraining():
+    text = markdown(figures(seeds=1, pretraining=False))
+    assert "One seed, so there is no spread." in text
+    assert "+-" not in text.split("## Generators")[0]
+    assert "What synthetic pretraining changed" not in text
 
 
 def test_markdown_of_a_draw_without_description():
     text = markdown(figures(clips_per_class=5, recipe={"name": "tiny", "description": ""}))
     assert "\n36 clips of 2 classes, 5 training clips a class drawn by seed; 2 seeds" in text
+
+
+def test_foreign_names_are_no_markup():
+    source = {"path": "/home/<b>", "source": {}, "licence": "*|*"}
+    text = markdown(figures(data_source=source))
+    assert "- Data: \\<b\\>, hash" in text
+    assert "- Licence: \\*\\|\\*." in text
 
 
 def test_table_fits_a_terminal_of_80_columns():

@@ -1,7 +1,9 @@
 """The main job: what it writes, that it goes on where it was killed, and what it refuses."""
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -51,6 +53,7 @@ def test_metrics_json_has_the_form_that_is_promised(place):
     assert metrics["recipe"] == to_plain(place.recipe)
     assert metrics["recipe"]["name"] == "tiny"
     assert metrics["versions"]["torch"] == torch.__version__
+    assert metrics["machine"]["threads"] == torch.get_num_threads()
     assert metrics["clips_per_class"] == 4
     found = [(row["seed"], row["model"], row["pretraining"], row["augmentation"]) for row in metrics["rows"]]
     arms = [("none", False), ("none", True), ("synthetic", False), ("synthetic", True)]
@@ -75,12 +78,32 @@ def test_metrics_json_has_the_form_that_is_promised(place):
 
 def test_report_and_matrices_lie_beside_the_metrics(place):
     report = (place.out / "report.md").read_text()
-    assert "| mamba_sl | real + augmentation + synthetic pretraining | " in report
+    assert "| Mamba-SL | real + augmentation + synthetic pretraining | " in report
     assert "| repeat last | " in report
+    page = (place.out / "report.html").read_text()
+    shown = [number for number in range(9) if f'<figure class="player" data-clip="{number}"' in page]
+    assert shown == [0, 1, 2, 3, 4, 5], "of each of three classes a synthetic clip beside a real one"
+    assert re.sub(r"\s+", " ", re.search(r'<p class="lead">(.+?)</p>', page).group(1)) in html.escape(report)
     for model in MODELS:
         for arm in ARMS:
-            lines = (place.out / "seed-1" / model / arm / "confusion.csv").read_text().splitlines()
-            assert sum(int(value) for line in lines[1:] for value in line.split(",")[1:]) == 9
+            assert clips_in(place.out / "seed-1" / model / arm / "confusion.csv") == 9
+
+
+def clips_in(confusion):
+    """How many clips a written confusion matrix counts."""
+    lines = confusion.read_text().splitlines()
+    return sum(int(value) for line in lines[1:] for value in line.split(",")[1:])
+
+
+def test_every_row_names_the_folder_of_its_matrix(place):
+    folders = {row["folder"] for row in place.metrics["rows"]}
+    assert len(folders) == len(place.metrics["rows"])
+    assert {"seed-0/linear", "seed-1/mamba/synthetic-augmentation"} <= folders
+    for row in place.metrics["rows"]:
+        file = place.out / row["folder"] / "confusion.csv"
+        assert clips_in(file) == row["clips"]
+        hits = np.loadtxt(file, delimiter=",", skiprows=1, usecols=(1, 2, 3)).diagonal().sum()
+        assert hits / row["clips"] == pytest.approx(row["top1"])
 
 
 def test_rows_come_from_the_best_checkpoint_of_their_arm(place):
@@ -140,14 +163,14 @@ def test_a_finished_run_stays_as_it_is(place):
     changed = {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")}
     again = run(place.recipe, place.toy, place.out, seeds=2, clips_per_class=4)
     assert again.metrics == place.metrics
-    assert again.report == place.out / "report.md"
+    assert (again.report, again.page) == (place.out / "report.md", place.out / "report.html")
     assert contents(place.out) == before
     assert {path: path.stat().st_mtime_ns for path in place.out.rglob("*.safetensors")} == changed
 
 
 def test_a_lost_report_or_synthetic_store_is_made_again(place, tmp_path):
     out = shutil.copytree(place.out, tmp_path / "out")
-    (out / "report.md").unlink()
+    (out / "report.html").unlink()
     (out / "metrics.json").write_text("{")
     frames = out / "seed-0" / "synthetic" / "part-00000" / "landmarks.npy"
     content = bytearray(frames.read_bytes())
@@ -160,7 +183,7 @@ def test_a_lost_report_or_synthetic_store_is_made_again(place, tmp_path):
     now, before = contents(out), contents(place.out)
     assert now.keys() == before.keys()
     differ = {name for name in now if now[name] != before[name]}
-    assert differ <= {"seconds.json", "metrics.json", "report.md"}
+    assert differ <= {"seconds.json", "metrics.json", "report.md", "report.html"}
 
 
 def test_more_seeds_go_on_from_the_first(place, tmp_path):

@@ -1,0 +1,49 @@
+"""What a run ran on, for its records."""
+
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import handcraft
+
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
+"""What a run's figures depend on."""
+
+
+def versions() -> dict[str, str]:
+    """handcraft, python and the libraries that decide a run's figures."""
+    found = {"handcraft": handcraft.__version__, "python": sys.version.split()[0]}
+    return found | {name: metadata.version(name) for name in LIBRARIES}
+
+
+def machine() -> dict[str, Any]:
+    """processor (its name), cores (that this process may use), memory_gb (None where the system does not say), gpus
+    (names), system, and the threads torch computes with. No name of a host or a user."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": _memory_gb(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    """The processor's name; what Python knows of it where /proc/cpuinfo is absent or has no name."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
