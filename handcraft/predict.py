@@ -57,13 +57,18 @@ def predict(
 
 
 def load_for(checkpoint: Checkpoint, store: Store | Path | str, places: np.ndarray | None = None) -> Clips:
-    """The clips of a store (those at `places`, or all) as this checkpoint wants them preprocessed."""
+    """The clips of a store (those at `places`, or all) as this checkpoint wants them preprocessed.
+
+    The files they lie in are compared with their checksums first: a score or a prediction is of the clips that the
+    store was written with, or it is an error (`DataError`).
+    """
     store = store if isinstance(store, Store) else Store(store)
     if checkpoint.preprocess is None:
         raise CheckpointError(
             f"{checkpoint.path}: does not say how its clips were preprocessed, so no store can be read for it; "
             "train on clips that were loaded from a store"
         )
+    store.verify(places)
     return load_clips(store if places is None else Selection(store, places), checkpoint.preprocess)
 
 

@@ -147,10 +147,14 @@ class Store:
         """`split_hash` of each named split, computed from the table."""
         return {str(name): split_hash(self.digests[self.splits == name]) for name in np.unique(self.splits) if name}
 
-    def damage(self) -> list[str]:
-        """Read every byte and compare it with the manifest's hashes: a line for each file that differs."""
+    def damage(self, places: np.ndarray | None = None) -> list[str]:
+        """Read every byte, or those of the parts that hold the clips at `places`, and compare it with the manifest's
+        hashes: a line for each file that differs."""
+        parts = range(len(self.manifest.parts))
+        if places is not None:
+            parts = np.unique(np.searchsorted(self._bounds, places, side="right") - 1).tolist()
         found = []
-        for part in self.manifest.parts:
+        for part in (self.manifest.parts[number] for number in parts):
             for name, expected in part.sha256.items():
                 path = self.path / part.name / name
                 if sha256_file(path) != expected:
@@ -159,9 +163,9 @@ class Store:
             found.append(f"{self.path}: the manifest's split hashes are not those of its clips")
         return found
 
-    def verify(self) -> None:
-        """`DataError` that names each damaged file, if there is one."""
-        found = self.damage()
+    def verify(self, places: np.ndarray | None = None) -> None:
+        """`DataError` that names each damaged file, if there is one; `places` as in `damage`."""
+        found = self.damage(places)
         if found:
             raise DataError("; ".join(found) + f"; {REMEDY}")
 

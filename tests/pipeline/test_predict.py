@@ -17,15 +17,15 @@ from handcraft.data.statistics import Statistics
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.layouts import layout
-from handcraft.predict import classify, predict
+from handcraft.predict import classify, load_for, predict
 
 RAW = PreprocessConfig(coordinates="xyz", fill=2, smooth_window=5)
 
 
-def raw_store(path, clips=6, unusable=None):
+def raw_store(path, clips=6, unusable=None, **options):
     """Random clips of holistic75 with two shoulders; clip `unusable` shows none."""
     random = np.random.default_rng(0)
-    with StoreWriter(path, layout="holistic75", stage="raw", classes=["no", "yes"]) as writer:
+    with StoreWriter(path, layout="holistic75", stage="raw", classes=["no", "yes"], **options) as writer:
         for i in range(clips):
             clip = random.uniform(0.2, 0.8, (18 + i, 75, 3)).astype(np.float32)
             clip[:, 11, 0], clip[:, 12, 0] = 0.9, 0.1
@@ -120,4 +120,21 @@ def test_what_cannot_be_predicted_is_named(tmp_path):
     with torch.no_grad():
         next(checkpoint.model.parameters()).fill_(torch.nan)
     with pytest.raises(CheckpointError, match=r"not finite for 24 of 24 clips.*clip000"):
+        predict(checkpoint, store)
+
+
+def test_damaged_frames_are_never_recognised(tmp_path):
+    """What a prediction reads is compared with its checksum; the parts that it does not read do not matter."""
+    store = raw_store(tmp_path / "s", part_clips=3)
+    checkpoint = replace(classifier(small_clips()), preprocess=RAW, layout=RAW.layout)
+    checkpoint = replace(checkpoint, path=tmp_path / "model")
+    file = tmp_path / "s" / "part-00001" / "landmarks.npy"
+    content = bytearray(file.read_bytes())
+    content[-200] ^= 1
+    file.write_bytes(content)
+    assert len(load_for(checkpoint, store, store.find(["clip0", "clip2"]))) == 2
+    for places in (store.find(["clip0", "clip3"]), None):
+        with pytest.raises(DataError, match=r"part-00001/landmarks\.npy: its SHA-256"):
+            load_for(checkpoint, store, places)
+    with pytest.raises(DataError, match="SHA-256"):
         predict(checkpoint, store)
