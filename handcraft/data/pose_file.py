@@ -13,6 +13,7 @@ The format is specified in docs/specs of github.com/sign-language-processing/pos
 written. The library believes what a header says, so the header is held against the file's size first.
 """
 
+import io
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -155,34 +156,41 @@ def read_pose(
 def write_pose(
     path: Path | str, landmarks: np.ndarray, layout: str, *, fps: float | None = None, aspect: float | None = None
 ) -> None:
-    """Write a clip as a `.pose` file of version 0.2.
+    """Write a clip as a `.pose` file; see `encode_pose`."""
+    content = encode_pose(landmarks, layout, fps=fps, aspect=aspect)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode_pose(landmarks: np.ndarray, layout: str, *, fps: float | None = None, aspect: float | None = None) -> bytes:
+    """A clip as the content of a `.pose` file of version 0.2.
 
     landmarks (T,J,C) floating, C 2 or 3, in `layout`: x and y as fractions of the picture, NaN = missing. fps: default
-    `FPS`. aspect: width / height of the picture, default 1; its size in the file is `picture_size`.
+    `FPS`. aspect: width / height of the picture, default 1; its size in the file is `picture_size`. `DataError`:
+    landmarks of another shape, or an aspect that no picture has.
     """
-    package = _library()
-    named = find_layout(layout)
+    package, named = _library(), find_layout(layout)
     if landmarks.ndim != 3 or landmarks.shape[1] != named.landmarks or landmarks.shape[2] not in (2, 3):
         raise DataError(
-            f"{path}: landmarks of shape {landmarks.shape}, expected (frames, {named.landmarks}, 2 or 3) for {layout}"
+            f"landmarks of shape {landmarks.shape}, expected (frames, {named.landmarks}, 2 or 3) for layout {layout}"
         )
     width, height = picture_size(aspect)
-    order = [part.name for name in COMPONENTS for part in named.parts if part.name == name]
+    order = [name for name in COMPONENTS if name in named.slices]
     points = np.concatenate([landmarks[:, named.slices[name]] for name in order], axis=1, dtype=np.float64)
     seen = ~np.isnan(points).any(axis=2)
     points[~seen] = 0.0
     points[..., 0] *= width
     points[..., 1] *= height
     kind = "XYZC" if landmarks.shape[2] == 3 else "XYC"
-    heads = package.pose_header
+    heads, file = package.pose_header, io.BytesIO()
     components = [
         heads.PoseHeaderComponent(COMPONENTS[name], *_points_and_limbs(named, name), [_COLOURS[name]], kind)
         for name in order
     ]
     header = heads.PoseHeader(0.2, heads.PoseHeaderDimensions(width, height), components)
     body = package.numpy.NumPyPoseBody(fps or FPS, points[:, None].astype("<f4"), seen[:, None].astype("<f4"))
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        package.Pose(header, body).write(file)
+    package.Pose(header, body).write(file)
+    return file.getvalue()
 
 
 def picture_size(aspect: float | None) -> tuple[int, int]:

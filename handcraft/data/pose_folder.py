@@ -21,12 +21,12 @@ from handcraft.data.pose_file import (
     COMPONENTS,
     FPS,
     Point,
+    encode_pose,
     largest_layout,
     layout_points,
     picture_size,
     read_head,
     read_pose,
-    write_pose,
 )
 from handcraft.data.store import Manifest, Store
 from handcraft.data.untrusted import file_name
@@ -118,12 +118,15 @@ def export_pose(
             for place, name in zip(places, names, strict=True):
                 landmarks = store.landmarks(int(place)).astype(np.float64) * unit
                 landmarks[..., :2] += origin
-                if (folder / name).exists():
+                content = encode_pose(landmarks, manifest.layout, fps=manifest.fps, aspect=aspect)
+                try:
+                    with (folder / name).open("xb") as clip:
+                        clip.write(content)
+                except FileExistsError:
                     raise DataError(
                         f"{out / name}: two clips need this file: an id is asked for twice, or this file system does "
                         "not tell two ids apart"
-                    )
-                write_pose(folder / name, landmarks, manifest.layout, fps=manifest.fps, aspect=aspect)
+                    ) from None
                 label = store.classes[store.labels[place]]
                 table.writerow([name, store.ids[place], label, store.groups[place], store.splits[place]])
                 bar.update()

@@ -164,7 +164,7 @@ def test_pictures_have_the_aspect_ratio(tmp_path):
 
 
 def test_landmarks_of_another_layout_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"\(2, 60, 3\), expected \(frames, 75, 2 or 3\) for holistic75"):
+    with pytest.raises(DataError, match=r"\(2, 60, 3\), expected \(frames, 75, 2 or 3\) for layout holistic75"):
         write_pose(tmp_path / "clip.pose", np.zeros((2, 60, 3)), "holistic75")
     assert not list(tmp_path.iterdir())
 

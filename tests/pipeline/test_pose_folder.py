@@ -219,7 +219,7 @@ def test_what_is_wrong_is_named_and_no_store_is_left(tmp_path):
 
 def test_exports_are_whole_or_absent(tmp_path, monkeypatch):
     given = store(tmp_path / "given")
-    monkeypatch.setattr("handcraft.data.pose_folder.write_pose", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("handcraft.data.pose_folder.encode_pose", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_pose(given, tmp_path / "files")
     monkeypatch.undo()
