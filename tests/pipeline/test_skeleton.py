@@ -47,9 +47,9 @@ def test_twelve_face_points_are_drawn_as_closed_mouth_and_eyes():
 
 def test_the_mesh_is_drawn_by_its_contours_and_irises_where_they_are_stored():
     with_irises, without = joined("holistic553"), joined("holistic543")
-    assert with_irises - without == {
-        ("face", a, b) for a, b in ((469, 470), (470, 471), (471, 472), (469, 472))
-    } | {("face", a, b) for a, b in ((474, 475), (475, 476), (476, 477), (474, 477))}
+    assert with_irises - without == {("face", a, b) for a, b in ((469, 470), (470, 471), (471, 472), (469, 472))} | {
+        ("face", a, b) for a, b in ((474, 475), (475, 476), (476, 477), (474, 477))
+    }
     oval = layout("holistic543").position("face", 10)
     assert oval in skeleton(layout("holistic543")).drawn
     assert len(skeleton(layout("holistic543")).drawn) < 200
