@@ -188,11 +188,15 @@ def _array(shard: Path, id: str, fields: Mapping[str, bytes], part: str) -> np.n
     return array
 
 
+def _parts(held: Layout) -> list[str]:
+    """The parts of a shard that a store of layout `held` is made from."""
+    return [part for part in POINTS if "face" in held.slices or part not in FACE_PARTS]
+
+
 def _frames(clip: ClipFile, fields: Mapping[str, bytes], held: Layout, coordinates: int) -> np.ndarray:
     """One sample as (T,J,C) float32, NaN where the shards have no landmark."""
     places = held.slices
-    wanted = POINTS if "face" in places else [part for part in POINTS if part not in FACE_PARTS]
-    arrays = {part: _array(clip.path, clip.id, fields, part) for part in wanted}
+    arrays = {part: _array(clip.path, clip.id, fields, part) for part in _parts(held)}
     found = {(len(array), array.shape[2]) for array in arrays.values()}
     if len(found) > 1 or found != {(len(arrays["upper_pose"]), coordinates)}:
         raise DataError(
@@ -218,9 +222,9 @@ def _notes(
         }
         yield "shards: " + "; ".join(f"{name} {_numbers(numbers)}" for name, numbers in groups.items() if numbers)
     yield "missing in every frame: hips and legs (pose 23 to 32), which LSFB's shards do not hold"
-    kept = "the 12 face points of the paper, from lips and eyes" if "face" in held.slices else "none of the face"
+    kept = "the 12 points of the paper, from lips and eyes" if "face" in held.slices else "nothing"
     arrays = (re.fullmatch(r"pose\.(.+)\.npy", field) for field in first)
-    others = sorted(ascii(found[1])[1:-1][:40] for found in arrays if found and found[1] not in POINTS)
+    others = sorted(ascii(found[1])[1:-1][:40] for found in arrays if found and found[1] not in _parts(held))
     yield f"of the face: {kept}" + (f"; passed over: {', '.join(others)}" if others else "")
 
 
