@@ -144,7 +144,10 @@
       this.button.addEventListener("click", () => clock.toggle());
       this.slider = element("input", { type: "range", min: 0, max: clock.frames - 1, value: 0 });
       this.slider.setAttribute("aria-label", "Frame");
-      this.slider.addEventListener("input", () => { clock.pause(); clock.seek(Number(this.slider.value)); });
+      this.slider.addEventListener("input", () => {
+        clock.seek(Number(this.slider.value)); // before pause, which shows the clock's frame on the slider
+        clock.pause();
+      });
       this.count = element("output");
       const options = SPEEDS.map(([value, textContent]) => element("option", { value, textContent }));
       this.speed = element("select", { title: "Speed" }, ...options);
