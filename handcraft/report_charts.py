@@ -5,7 +5,7 @@ HTML with the page's own colours, so that they follow light and dark and their t
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 360, 200  # of a line chart: a phone shows it at its own size
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 10, 34  # room for the ticks
@@ -47,7 +47,7 @@ def line_chart(title: str, series: Sequence[Series], *, dots: bool) -> LineChart
 
     dots: each point is a measurement to be pointed at (a validation), and each seed shows as a thin line of its own.
     """
-    series = [entry for entry in series if any(entry.lines)]
+    series = [replace(entry, lines=[line for line in entry.lines if line]) for entry in series if any(entry.lines)]
     if not series:
         return None
     everything = [point for entry in series for line in entry.lines for point in line]
@@ -65,7 +65,7 @@ def line_chart(title: str, series: Sequence[Series], *, dots: bool) -> LineChart
         tips = [f"{entry.name}, step {x:g}: {y:.3f}" for x, y in points]
         return Line(entry.kind, text, [(*xy, tip) for xy, tip in zip(at, tips, strict=True)] if dots else [])
 
-    seeds = [drawn(entry, line, False) for entry in series if len(entry.lines) > 1 for line in entry.lines if line]
+    seeds = [drawn(entry, line, False) for entry in series if len(entry.lines) > 1 for line in entry.lines]
     means = [(entry, mean_line(entry.lines)) for entry in series]
     last = ", ".join(f"{entry.name} {line[-1][1]:.3f}" for entry, line in means)
     return LineChart(
