@@ -24,6 +24,7 @@ from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, Windo
 from handcraft.data.manifest import is_text
 from handcraft.data.preprocess import signature
 from handcraft.data.statistics import Statistics
+from handcraft.data.untrusted import require_file
 from handcraft.errors import CheckpointError, ConfigError, DataError, HandcraftError
 from handcraft.files import atomic_path, read_json, sha256_file, verified, with_checksum, write_json
 from handcraft.layouts import LAYOUTS
@@ -288,9 +289,10 @@ def _verify(file: Path, expected: Any) -> None:
     if not isinstance(expected, str):
         raise CheckpointError(f"{file.parent / CONFIG}: lists no SHA-256 for {file.name}")
     try:
+        require_file(file)
         found = sha256_file(file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror}); the checkpoint is incomplete") from None
+    except (DataError, OSError) as error:
+        raise CheckpointError(f"{error}; the checkpoint is incomplete") from None
     if found != expected:
         raise CheckpointError(
             f"{file}: SHA-256 {found[:12]}..., expected {expected[:12]}...; the file is damaged or was exchanged, "
@@ -300,6 +302,7 @@ def _verify(file: Path, expected: Any) -> None:
 
 def _read(file: Path) -> Any:
     try:
+        require_file(file)
         return verified(read_json(file), file)
     except (DataError, OSError) as error:
         raise CheckpointError(str(error)) from None

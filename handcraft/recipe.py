@@ -52,6 +52,8 @@ def load_recipe(name: str | Path) -> Recipe:
         path = Path(name)
         where, stem = str(path), path.stem
         try:
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"{path}: is no ordinary file and cannot be read; give a YAML file with a recipe")
             if path.stat().st_size > _LARGEST:
                 raise ConfigError(f"{path}: larger than {_LARGEST} bytes, which no recipe is")
             text = path.read_text(encoding="utf-8")

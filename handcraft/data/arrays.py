@@ -150,6 +150,8 @@ def read_npz(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of an `.npz` by name. `DataError` if the file is no zip, is damaged, names an array twice, holds a
     pickle, or would not fit into memory."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: not a readable .npz file (it is no ordinary file)")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

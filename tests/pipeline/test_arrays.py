@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -249,8 +250,10 @@ def test_damaged_files_are_refused(tmp_path):
         import_arrays(npz, tmp_path / "s")
     with pytest.raises(DataError, match="no such file"):
         import_arrays(tmp_path / "nowhere.npz", tmp_path / "s")
-    with pytest.raises(DataError, match="not a readable"):
-        import_arrays(tmp_path, tmp_path / "s")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(DataError, match="not a readable"):
+            import_arrays(path, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: everything comes back, nothing damaged or foreign is accepted, nothing is half written."""
 
 import json
+import os
 import pickle
 import shutil
 from dataclasses import asdict, replace
@@ -140,6 +141,17 @@ def test_damaged_files_are_named(run, name, damage):
         (folder / name).write_bytes(bytes(new))
     with pytest.raises(CheckpointError, match=name):
         load_resume(folder) if name == "resume.safetensors" else load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "resume.safetensors", "config.json"])
+def test_links_and_pipes_are_not_opened(run, name, tmp_path):
+    folder = run / "step-00000009"
+    (folder / name).rename(tmp_path / "moved")
+    for make in (lambda path: path.symlink_to(tmp_path / "moved"), os.mkfifo, Path.mkdir):
+        make(folder / name)
+        with pytest.raises(CheckpointError, match=f"{name}: is (a symbolic link|no ordinary file)"):
+            load_resume(folder) if name == "resume.safetensors" else load(folder)
+        (folder / name).rmdir() if (folder / name).is_dir() else (folder / name).unlink()
 
 
 class Malicious:

@@ -1,5 +1,6 @@
 """Recipes: the shipped ones load, and a wrong field is named before anything is trained."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):
         load_recipe(tmp_path / "folder.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="no ordinary file"):
+        load_recipe(tmp_path / "pipe.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_recipe(tmp_path / "binary.yaml")
