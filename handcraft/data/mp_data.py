@@ -69,7 +69,7 @@ def read_clip(folder: Path | str, numbers: int) -> np.ndarray:
     floating-point numbers, infinite ones.
     """
     folder = Path(folder)
-    with np.errstate(over="ignore"):  # an overflow shows as infinity just below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflows show as infinity just below; a NaN may signal
         rows = np.stack([_frame(path, [numbers]) for path in _frames(folder)]).astype(np.float32)
     if np.isinf(rows).any():
         raise DataError(f"{folder}: holds infinite coordinates; write a part that is missing as zeros")

@@ -138,18 +138,19 @@ def read_pose(
     found = [head.columns.get(point) for point in layout_points(layout)]
     places = [place for place, column in enumerate(found) if column is not None]
     columns = [found[place] for place in places]
-    points = body.data.data[:, 0, columns, : len(coordinates)].astype(np.float64)
-    points[~(body.confidence[:, 0, columns] > 0)] = np.nan  # a confidence that is NaN is none, too
-    if np.isinf(points).any():
-        raise DataError(f"{path}: holds infinite coordinates; a missing point has confidence 0")
     own = head.width / head.height
     aspect = aspect or own
-    points[np.isnan(points).any(axis=2)] = np.nan
-    points[..., 0] /= head.height * aspect
-    points[..., 1] /= head.height
-    points[..., 2:] *= own / aspect
     landmarks = np.full((head.frames, len(found), len(coordinates)), np.nan, dtype=np.float32)
-    landmarks[:, places] = points
+    with np.errstate(over="ignore", invalid="ignore"):  # overflows show as infinity just below; a NaN may signal
+        points = body.data.data[:, 0, columns, : len(coordinates)].astype(np.float64)
+        points[~(body.confidence[:, 0, columns] > 0)] = np.nan  # a confidence that is NaN is none, too
+        points[np.isnan(points).any(axis=2)] = np.nan
+        points[..., 0] /= head.height * aspect
+        points[..., 1] /= head.height
+        points[..., 2:] *= own / aspect
+        landmarks[:, places] = points
+    if np.isinf(landmarks).any():
+        raise DataError(f"{path}: holds infinite coordinates; a missing point has confidence 0")
     return PoseClip(landmarks, layout, coordinates, head.fps, aspect)
 
 

@@ -3,6 +3,7 @@
 import struct
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_points_without_confidence_or_number_are_missing(tmp_path):
     assert not np.isnan(found[:, layout("holistic75").position("pose", 11)]).any()
 
 
+def test_numbers_of_any_bits_give_no_warning(tmp_path):
+    """A signalling NaN is a NaN; z that grows too large for float32 in another width is infinite."""
+    content = custom(tmp_path, SHOULDERS).read_bytes()
+    path = tmp_path / "odd.pose"
+    path.write_bytes(forged(content, HEAD + 10, b"\x01\x00\x80\x7f"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        right = read_pose(path).landmarks[:, layout("holistic75").position("pose", 12)]
+    assert np.isnan(right).all(axis=1).tolist() == [True, False]
+    path.write_bytes(forged(content, HEAD + 18, struct.pack("<f", 3e38)))
+    with pytest.raises(DataError, match="infinite coordinates"):
+        read_pose(path, aspect=0.5)
+
+
 def test_files_without_z_and_without_a_frame_rate(tmp_path):
     path = custom(tmp_path, SHOULDERS, kind="XYC", fps=0.0)
     found = read_pose(path)
@@ -187,7 +202,8 @@ FORGERIES = {
     "many colours": (lambda c: forged(c, 38, b"\xff\xff"), "header cannot be read"),
     "a long name": (lambda c: forged(c, 12, b"\xff\xff"), "header cannot be read"),
     "a name that is no text": (lambda c: forged(c, 20, b"\xff"), "header cannot be read"),
-    "no picture": (lambda c: forged(c, 4, b"\0\0"), "picture is 0 x 50"),
+    "a picture without width": (lambda c: forged(c, 4, b"\0\0"), "picture is 0 x 50"),
+    "a picture without height": (lambda c: forged(c, 6, b"\0\0"), "picture is 100 x 0"),
     "version 0": (lambda c: forged(c, 0, struct.pack("<f", 0.0)), "version 0.0 of the format"),
     "a version that is no number": (lambda c: forged(c, 0, struct.pack("<f", np.nan)), "version nan"),
     "one name twice": (
