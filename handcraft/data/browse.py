@@ -99,7 +99,9 @@ def _payloads(store: Store, rates: np.ndarray, chosen: np.ndarray) -> tuple[list
 def _held(store: Store, drawn: int, chosen: int, seed: int) -> str:
     if chosen == len(store):
         return f"all {drawn:,} clips" if drawn == chosen else f"{drawn:,} of {chosen:,} clips"
-    return f"{drawn:,} of {len(store):,} clips, a sample even over the {len(store.classes):,} classes (seed {seed})"
+    classes = len(np.unique(store.labels))
+    even = "a sample even over" if chosen >= classes else f"one of each of {chosen:,} of"
+    return f"{drawn:,} of {len(store):,} clips, {even} the {classes:,} classes (seed {seed})"
 
 
 def _summary(store: Store, held: str, undrawn: list[str]) -> str:

@@ -7,6 +7,7 @@ legend of the colours at the bottom. All clips of a picture are drawn at one sca
 import functools
 import importlib.util
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Drawing:
     """A grid of clips, ready to be drawn at any of its frames.
 
     cells: clips that share a clock and lie side by side, the shorter stretched to the longest; different cells do not
-    stretch, and a shorter one waits on its last frame. columns: cells in a row, default about as wide as high.
+    stretch, and a shorter one waits on its last frame. columns: cells in a row, default about as many as rows.
     width: pixels of one clip. trails: draw the wrists' paths over the whole clip, too.
     """
 
@@ -51,8 +52,9 @@ class Drawing:
         self._height = round(width * (bottom - top) / (right - left))
         self._font = font(min(16, max(11, width // 18)))
         self._line = round(self._font.size * 1.35)
+        self._row_height = self._height + 3 * self._line + _GAP
         across = max(len(cell) for cell in cells)
-        self._columns = columns or max(1, round((len(cells) / across) ** 0.5))
+        self._columns = columns or math.ceil((len(cells) / across) ** 0.5)
         self._cell_width = across * (width + _GAP) + _GAP
         self._cell_height = self._height + 2 * self._line + 2 * _GAP
 
@@ -91,24 +93,25 @@ class Drawing:
     def __iter__(self) -> Iterator[Image.Image]:
         return (self.at(frame) for frame in range(self.frames))
 
+    @property
+    def strip_size(self) -> tuple[int, int]:
+        """Width and height of `strip` in pixels."""
+        views = list(itertools.chain.from_iterable(self._cells))
+        frames = min(STRIP_FRAMES, max(map(len, views)))
+        return frames * (self._width + _GAP // 2) + 2 * _GAP, len(views) * self._row_height + self._line + 2 * _GAP
+
     def strip(self) -> Image.Image:
         """Each clip as a row of `STRIP_FRAMES` frames (fewer if it has fewer), evenly spaced over it."""
-        clips = list(
-            zip(itertools.chain.from_iterable(self._clips), itertools.chain.from_iterable(self._cells), strict=True)
-        )
-        rows = [np.unique(np.linspace(0, len(view) - 1, STRIP_FRAMES).round().astype(int)) for _, view in clips]
-        row_height = self._height + 3 * self._line + _GAP
-        across = max(map(len, rows)) * (self._width + _GAP // 2)
-        picture = Image.new(
-            "RGB", (across + 2 * _GAP, len(clips) * row_height + self._line + 2 * _GAP), self._palette["ground"]
-        )
+        picture = Image.new("RGB", self.strip_size, self._palette["ground"])
         pen = ImageDraw.Draw(picture)
-        for number, ((clip, view), chosen) in enumerate(zip(clips, rows, strict=True)):
-            top = number * row_height + _GAP
+        across = picture.width - 2 * _GAP
+        clips, views = (itertools.chain.from_iterable(cells) for cells in (self._clips, self._cells))
+        for number, (clip, view) in enumerate(zip(clips, views, strict=True)):
+            top = number * self._row_height + _GAP
             self._text(pen, (_GAP, top), clip.title, "text", across)
             used = self._font.getlength(self._fitted(clip.title, across)) + self._font.size
             self._text(pen, (_GAP + used, top), clip.note, "quiet", across - used)
-            for column, frame in enumerate(chosen.tolist()):
+            for column, frame in enumerate(np.unique(np.linspace(0, len(view) - 1, STRIP_FRAMES).round()).astype(int)):
                 x, y = _GAP + column * (self._width + _GAP // 2), top + self._line
                 picture.paste(self._figure(clip, view.points, frame), (x, y))
                 self._text(pen, (x, y + self._height + 2), str(frame + 1), "quiet", self._width)

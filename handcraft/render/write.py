@@ -8,16 +8,17 @@ from handcraft.errors import ConfigError
 from handcraft.files import atomic_path, write_text
 from handcraft.render.choose import Cell
 from handcraft.render.page import LEGEND, page
-from handcraft.render.picture import Drawing
+from handcraft.render.picture import STRIP_FRAMES, Drawing
 from handcraft.render.view import joint_box
 
 Kind = Literal["gif", "mp4", "html", "png"]
 KINDS: tuple[Kind, ...] = ("gif", "mp4", "html", "png")
 MOST = {"gif": 64, "mp4": 64, "html": 1000, "png": 1000}
-"""Cells of one file, so that neither a picture nor the memory of whoever opens it grows without bounds."""
+"""Cells of one file, so that neither the file nor the memory of whoever opens it grows without bounds."""
+MOST_PIXELS = {"gif": 16_000_000, "mp4": 16_000_000, "png": 100_000_000}
 HINT = "Click a clip to play it. Space plays and pauses, the arrow keys step frame by frame."
 _WIDTH = {1: 480, 2: 320, 7: 240, 17: 180}
-"""From that many cells on a clip is that many pixels wide."""
+"""From that many pictures beside each other on, each is that many pixels wide."""
 
 
 def kind_of(to: Kind | None, out: Path | None) -> Kind:
@@ -46,8 +47,8 @@ def write(
     gif, mp4: all cells at once in a grid, moving at the first clip's frame rate (25 where unknown). png: a row of
     frames for each clip; with `sheet` a grid, each clip at its middle frame with the paths of its wrists. html: a
     page, see `page`; it follows the reader's light or dark, and `width` and `dark` do not concern it.
-    width: pixels of one clip, default by the number of cells. `ConfigError`: more cells than `MOST`, a width out of
-    range, a folder at `out`; `DataError`: a clip that cannot be drawn.
+    width: pixels of one clip, by default the fewer the more there are. `ConfigError`: more cells than `MOST`, a width
+    out of range, a picture of more than `MOST_PIXELS`, a folder at `out`; `DataError`: a clip that cannot be drawn.
     """
     out = Path(out)
     if not 1 <= len(cells) <= MOST[kind]:
@@ -59,9 +60,17 @@ def write(
     if kind == "html":
         write_text(out, _page(cells, title))
         return
-    width = width or next(pixels for count, pixels in reversed(_WIDTH.items()) if len(cells) >= count)
     still = kind == "png"
+    if width is None:
+        at_once = STRIP_FRAMES if still and not sheet else len(cells)
+        width = next(pixels for count, pixels in reversed(_WIDTH.items()) if at_once >= count)
     drawing = Drawing(cells, width=width, dark=dark, trails=still and sheet)
+    across, down = drawing.strip_size if still and not sheet else drawing.size
+    if across * down > MOST_PIXELS[kind]:
+        raise ConfigError(
+            f"a {kind} of {across} x {down} pixels, expected at most {MOST_PIXELS[kind]:,} pixels; choose fewer clips, "
+            "or a smaller width of one clip"
+        )
     if still:
         with atomic_path(out) as temporary:
             (drawing.at(drawing.frames // 2) if sheet else drawing.strip()).save(temporary, "PNG")

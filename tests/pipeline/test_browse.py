@@ -97,6 +97,8 @@ def test_of_a_large_store_the_page_holds_a_sample_and_says_so(store, tmp_path):
     assert held in (tmp_path / "a.html").read_text(encoding="utf-8")
     clips = clips_of(tmp_path / "a.html")["clips"]
     assert sorted(clip["title"] for clip in clips) == ["no", "no", "yes", "yes"]
+    few = browse(store.path, tmp_path / "a.html", clips=1)
+    assert few == "1 of 8 clips, one of each of 1 of the 2 classes (seed 0)"
 
 
 def test_clips_that_cannot_be_drawn_are_counted_and_named(tmp_path):

@@ -44,6 +44,7 @@ def pages(tmp_path_factory):
 @pytest.fixture
 def shown(chromium, pages):
     chromium.open(pages / "a.html")
+    chromium.wait("return document.querySelector('canvas').width")
     yield chromium
     assert chromium.complaints() == []
     assert chromium.requests() == []
@@ -144,7 +145,17 @@ COLOURS = """
     return found;"""
 
 
+def test_what_is_far_out_of_sight_takes_no_memory(shown):
+    width = "return document.querySelectorAll('canvas')[arguments[0]].width"
+    shown.wait(width.replace("arguments[0]", "0"))
+    assert shown.run(width, 4) == 0
+    shown.run("document.querySelectorAll('canvas')[4].scrollIntoView()")
+    shown.wait(width.replace("arguments[0]", "4"))
+    shown.wait(width.replace("arguments[0]", "0") + " === 0")
+
+
 def test_left_and_right_have_their_colours_and_a_missing_hand_is_not_drawn(shown):
+    shown.run("dispatchEvent(new Event('beforeprint'))")  # draws also what is out of sight
     whole, lost = (shown.run(COLOURS, number) for number in (4, 3))
     assert whole[LIGHT["left"]] > 500
     assert whole[LIGHT["middle"]] > 500
@@ -154,6 +165,7 @@ def test_left_and_right_have_their_colours_and_a_missing_hand_is_not_drawn(shown
 
 def test_a_page_follows_the_readers_dark_system(chromium, pages):
     chromium.open(pages / "a.html", dark=True)
+    chromium.wait("return document.querySelector('canvas').width")
     found = chromium.run(COLOURS, 0)
     assert DARK["left"] in found
     assert LIGHT["left"] not in found

@@ -57,7 +57,7 @@ def test_png_is_a_strip_and_a_sheet_is_a_grid(stores, tmp_path):
     write(cells, tmp_path / "dark.png", "png", dark=True)
     with Image.open(tmp_path / "dark.png") as dark:
         assert sum(dark.getpixel((0, 0))) < 100
-        assert dark.width > 8 * 320
+        assert dark.width > 8 * 240
 
 
 def test_too_many_clips_odd_widths_and_folders_are_refused_before_anything_is_drawn(stores, tmp_path):
@@ -68,6 +68,11 @@ def test_too_many_clips_odd_widths_and_folders_are_refused_before_anything_is_dr
     for width in (47, 1921):
         with pytest.raises(ConfigError, match=f"width of {width}"):
             write(cells, tmp_path / "a.png", "png", width=width)
+    for sheet in (False, True):
+        with pytest.raises(ConfigError, match="expected at most 100,000,000 pixels"):
+            write(cells * 60, tmp_path / "a.png", "png", width=1900, sheet=sheet)
+    with pytest.raises(ConfigError, match="expected at most 16,000,000 pixels"):
+        write(cells * 9, tmp_path / "a.gif", "gif", width=1900)
     with pytest.raises(ConfigError, match="is a folder"):
         write(cells, tmp_path, "gif")
     assert not list(tmp_path.iterdir())

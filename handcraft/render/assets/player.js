@@ -7,6 +7,7 @@
   const ICONS = { play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zm6 0h3v11h-3z" };
   const data = JSON.parse(document.getElementById("clips").textContent);
   const clocks = new WeakMap(); // figure or controls -> their clock
+  const players = new WeakMap(); // canvas -> its player
   const playing = new Set();
 
   function element(tag, properties = {}, ...children) {
@@ -93,15 +94,22 @@
       this.canvas.setAttribute("role", "img");
       this.canvas.setAttribute("aria-label", `Sign clip ${this.clip.title}: space plays, arrow keys step`);
       this.canvas.addEventListener("click", () => clock.toggle());
+      this.visible = false;
       figure.addEventListener("keydown", keys);
       const caption = element("figcaption", {}, element("b", { textContent: this.clip.title }));
       if (this.clip.note) caption.append(element("span", { textContent: this.clip.note }));
       figure.replaceChildren(this.canvas, ...(this.clip.title || this.clip.note ? [caption] : []));
+      players.set(this.canvas, this);
       sizes.observe(this.canvas);
+      sights.observe(this.canvas);
     }
     setBox(box) {
       this.box = box;
       this.canvas.style.setProperty("--ratio", (box[2] - box[0]) / (box[3] - box[1]));
+    }
+    show(visible) {
+      this.visible = visible;
+      this.draw();
     }
     get frame() {
       const own = this.clip.frames.length;
@@ -110,6 +118,10 @@
     }
     draw() {
       this.figure.dataset.frame = this.frame;
+      if (!this.visible) {
+        this.canvas.width = 0; // gives its memory back: a page may hold a thousand clips
+        return;
+      }
       const ratio = window.devicePixelRatio || 1;
       const width = (this.canvas.width = Math.round(this.canvas.clientWidth * ratio));
       const height = (this.canvas.height = Math.round(this.canvas.clientHeight * ratio));
@@ -186,9 +198,10 @@
     event.stopPropagation();
   }
 
-  const sizes = new ResizeObserver((entries) => {
-    for (const { target } of entries) clocks.get(target.closest("figure"))?.players.forEach((player) => player.draw());
-  });
+  const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => players.get(target).draw()));
+  const sights = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) players.get(target).show(isIntersecting);
+  }, { rootMargin: "50%" });
 
   // Turn figures into players of one clock, with one bar of controls if they lie in one .players, else one each.
   function mountGroup(figures) {
@@ -221,8 +234,10 @@
     groups.set(name, [...(groups.get(name) ?? []), figure]);
   }
   groups.forEach(mountGroup);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    document.querySelectorAll("figure.player").forEach((figure) => clocks.get(figure)?.show());
-  });
+  function all(action) {
+    document.querySelectorAll(".player canvas").forEach((canvas) => action(players.get(canvas)));
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => all((player) => player.draw()));
+  window.addEventListener("beforeprint", () => all((player) => player.show(true)));
   window.handcraft = { clips: data.clips, mount: (figure) => mountGroup([figure]), clock: (figure) => clocks.get(figure) };
 })();
