@@ -55,7 +55,7 @@ def import_mp_data(
         fps=fps,
         licence=licence,
         aspect=aspect,
-        source={"command": "import-mp-data", "from": folder.name},
+        source={"command": "import-mp-data", "folder": folder.name},
         leave_out_missing=leave_out_missing,
         progress=progress,
     )

@@ -1,8 +1,10 @@
 """Stores and folders of `.pose` files, both ways; see pose_file.py for what becomes of a file.
 
-FOLDER/CLASS/CLIP.pose     in: a folder for each class
-FOLDER/clips.csv           in and out: path, id, label, group and split of each clip, so that a store comes back
-FOLDER/CLIP.pose           out: a file for each clip, named by its id
+    FOLDER/CLASS/CLIP.pose     in: a folder for each class
+    FOLDER/clips.csv           in and out: path, id, label, group and split of each clip
+    FOLDER/CLIP.pose           out: a file for each clip, named by its id
+
+The table holds what a file cannot say: with it, an import gives an export's ids, labels, groups and splits again.
 """
 
 import csv
@@ -83,7 +85,7 @@ def import_pose(
         fps=common.fps,
         licence=licence,
         aspect=common.aspect,
-        source={"command": "import-pose", "from": source.name},
+        source={"command": "import-pose", "folder" if source.is_dir() else "file": source.name},
         leave_out_missing=leave_out_missing,
         notes=common.notes,
         progress=progress,
@@ -180,7 +182,7 @@ def _unnamed(layout: str, every: set[Point]) -> Iterator[str]:
         of_it = [name for name in names if name[0] == component]
         absent = sum(name not in every for name in of_it)
         if absent:
-            yield f"missing, since not every file has them: {absent} of the {len(of_it)} points of {component}"
+            yield f"missing where a file lacks them: {absent} of the {len(of_it)} points of {component}"
 
 
 def _without_place(layout: str, some: set[Point]) -> Iterator[str]:

@@ -177,9 +177,9 @@ def test_files_that_differ_share_a_store(tmp_path):
     np.testing.assert_allclose(found.landmarks(1), small[:, :75], rtol=ROUNDING)
     lines = summary.lines()[1:]
     assert lines[:3] == [
-        "missing, since not every file has them: 31 of the 33 points of POSE_LANDMARKS",
-        "missing, since not every file has them: 21 of the 21 points of LEFT_HAND_LANDMARKS",
-        "missing, since not every file has them: 21 of the 21 points of RIGHT_HAND_LANDMARKS",
+        "missing where a file lacks them: 31 of the 33 points of POSE_LANDMARKS",
+        "missing where a file lacks them: 21 of the 21 points of LEFT_HAND_LANDMARKS",
+        "missing where a file lacks them: 21 of the 21 points of RIGHT_HAND_LANDMARKS",
     ]
     assert lines[3:5] == [
         "left out, since layout holistic75 has no place for them: 478 points of FACE_LANDMARKS",
