@@ -132,14 +132,15 @@ def one_a_class(store: Store) -> np.ndarray:
 def from_file(path: Path | str, fps: float | None = None, aspect: float | None = None) -> Shown:
     """The clip in a file: `.npy` with (T,J,C) numbers, J saying which layout it is, or `.pose`.
 
-    fps, aspect: for a `.npy`, which cannot say them; a `.pose` file does. `DataError` for anything else.
+    fps, aspect: for a `.npy`, which cannot say them; a `.pose` file does, though another speed may be wanted.
+    `DataError` for anything else.
     """
     path = Path(path)
     if path.suffix == ".pose":
         from handcraft.data.pose_file import read_pose
 
         clip = read_pose(path)
-        return Shown(clip.landmarks, find_layout(clip.layout), path.stem, "", fps or clip.fps, aspect or clip.aspect)
+        return Shown(clip.landmarks, find_layout(clip.layout), path.stem, "", fps or clip.fps, clip.aspect)
     if path.suffix != ".npy":
         raise DataError(f"{path}: neither a store nor a clip; give a store's folder, or a .npy or .pose file")
     landmarks = read_npy(path)

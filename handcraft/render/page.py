@@ -22,7 +22,6 @@ from handcraft.render.skeleton import SIDES, WIDTH, skeleton
 from handcraft.render.view import View, view
 
 STEPS = 250  # steps a shoulder width: a quarter of a pixel on a canvas of 300 pixels
-_BOUND = 99 * STEPS  # keeps a glitch of the detector from growing the file
 _WORDS = "".join(f'<span class="{side}">{words}</span>' for side, words in SIDES.items())
 LEGEND = f'<p class="legend">{_WORDS}</p>'
 """HTML that says what the colours of the clips mean, for `body`."""
@@ -52,7 +51,7 @@ def clip_payload(
 
 def as_payload(seen: View, layout: Layout, fps: float | None, title: str, note: str) -> dict[str, Any]:
     """`clip_payload` of a clip that is on the drawing plane already."""
-    steps = np.clip(np.round(seen.points * STEPS), -_BOUND, _BOUND)
+    steps = np.round(seen.points * STEPS)
     parts = [steps[:, places] for places in _drawn_by_part(layout)]
     return {
         "layout": layout.name,

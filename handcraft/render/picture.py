@@ -43,11 +43,11 @@ class Drawing:
         dark: bool = False,
         trails: bool = False,
     ) -> None:
-        self._cells = [tuple(clip.view() for clip in cell) for cell in cells]
-        self._clips = list(cells)
+        self._cells = list(cells)
+        self._views = [tuple(clip.view() for clip in cell) for cell in cells]
         self._width, self._trails = width, trails
         self._palette = DARK if dark else LIGHT
-        self._box = joint_box(view.box for cell in self._cells for view in cell)
+        self._box = joint_box(view.box for views in self._views for view in views)
         left, top, right, bottom = self._box
         self._height = round(width * (bottom - top) / (right - left))
         self._font = font(min(16, max(11, width // 18)))
@@ -61,14 +61,15 @@ class Drawing:
     @property
     def frames(self) -> int:
         """Number of frames: those of the longest clip."""
-        return max(len(view) for cell in self._cells for view in cell)
+        return max(len(view) for views in self._views for view in views)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the picture in pixels."""
         rows = -(-len(self._cells) // self._columns)
         columns = min(self._columns, len(self._cells))
-        return columns * self._cell_width, rows * self._cell_height + self._line + _GAP
+        across = max(columns * self._cell_width, self._legend_width)
+        return across, rows * self._cell_height + self._line + _GAP
 
     @property
     def colours(self) -> list[tuple[int, ...]]:
@@ -82,10 +83,10 @@ class Drawing:
     def at(self, frame: int) -> Image.Image:
         """The picture (RGB) at a frame, 0 to `frames` - 1."""
         picture = self._furniture.copy()
-        for number, cell in enumerate(self._cells):
-            longest = max(len(view) for view in cell)
+        for number, (cell, views) in enumerate(zip(self._cells, self._views, strict=True)):
+            longest = max(map(len, views))
             now = min(frame, longest - 1)
-            for place, (clip, view) in enumerate(zip(self._clips[number], cell, strict=True)):
+            for place, (clip, view) in enumerate(zip(cell, views, strict=True)):
                 own = round(now * (len(view) - 1) / max(1, longest - 1))
                 picture.paste(self._figure(clip, view.points, own), self._corner(number, place))
         return picture
@@ -96,16 +97,16 @@ class Drawing:
     @property
     def strip_size(self) -> tuple[int, int]:
         """Width and height of `strip` in pixels."""
-        views = list(itertools.chain.from_iterable(self._cells))
-        frames = min(STRIP_FRAMES, max(map(len, views)))
-        return frames * (self._width + _GAP // 2) + 2 * _GAP, len(views) * self._row_height + self._line + 2 * _GAP
+        rows = sum(map(len, self._cells))
+        across = min(STRIP_FRAMES, self.frames) * (self._width + _GAP // 2) + 2 * _GAP
+        return max(across, self._legend_width), rows * self._row_height + self._line + 2 * _GAP
 
     def strip(self) -> Image.Image:
         """Each clip as a row of `STRIP_FRAMES` frames (fewer if it has fewer), evenly spaced over it."""
         picture = Image.new("RGB", self.strip_size, self._palette["ground"])
         pen = ImageDraw.Draw(picture)
         across = picture.width - 2 * _GAP
-        clips, views = (itertools.chain.from_iterable(cells) for cells in (self._clips, self._cells))
+        clips, views = (itertools.chain.from_iterable(cells) for cells in (self._cells, self._views))
         for number, (clip, view) in enumerate(zip(clips, views, strict=True)):
             top = number * self._row_height + _GAP
             self._text(pen, (_GAP, top), clip.title, "text", across)
@@ -127,7 +128,7 @@ class Drawing:
         """All that does not move: captions and legend."""
         picture = Image.new("RGB", self.size, self._palette["ground"])
         pen = ImageDraw.Draw(picture)
-        for number, cell in enumerate(self._clips):
+        for number, cell in enumerate(self._cells):
             for place, clip in enumerate(cell):
                 x, y = self._corner(number, place)
                 y += self._height + _GAP // 3
@@ -136,14 +137,18 @@ class Drawing:
         self._legend(pen, picture.height)
         return picture
 
+    @property
+    def _legend_width(self) -> int:
+        size = self._font.size
+        return 2 * _GAP + sum(round(self._font.getlength(words) + 2.8 * size) for words in SIDES.values())
+
     def _legend(self, pen: ImageDraw.ImageDraw, bottom: int) -> None:
-        x, y = _GAP, bottom - self._line - _GAP // 2
+        x, y, size = _GAP, bottom - self._line - _GAP // 2, self._font.size
         for side, words in SIDES.items():
-            middle = y + self._font.size * 0.65
-            pen.line((x, middle, x + self._font.size, middle), self._palette[side], max(2, self._font.size // 4))
-            x += round(self._font.size * 1.4)
-            self._text(pen, (x, y), words, "quiet", self._width)
-            x += round(self._font.getlength(words) + self._font.size * 1.4)
+            middle = y + size * 0.65
+            pen.line((x, middle, x + size, middle), self._palette[side], max(2, size // 4))
+            pen.text((x + 1.4 * size, y), words, font=self._font, fill=self._palette["quiet"])
+            x += round(self._font.getlength(words) + 2.8 * size)
 
     def _text(self, pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str, width: float) -> None:
         pen.text(at, self._fitted(text, width), font=self._font, fill=self._palette[colour])
@@ -162,14 +167,19 @@ class Drawing:
         scale = self._width * SUPERSAMPLING / (right - left)
         tile = Image.new("RGB", (self._width * SUPERSAMPLING, self._height * SUPERSAMPLING), self._palette["stage"])
         pen = ImageDraw.Draw(tile)
-        pixels = (points - (left, top)) * scale
         if self._trails:
             for side, wrist in _WRISTS.items():
-                path = pixels[:, clip.layout.position("pose", wrist)]
-                _polyline(pen, path, _mixed(self._palette[side], self._palette["stage"], 0.5), scale * 0.02)
+                path = points[:, clip.layout.position("pose", wrist)]
+                _polyline(
+                    pen,
+                    (path - (left, top)) * scale,
+                    _mixed(self._palette[side], self._palette["stage"], 0.5),
+                    scale * 0.02,
+                )
+        pixels = (points[frame] - (left, top)) * scale
         for line in skeleton(clip.layout).lines:
             width = max(SUPERSAMPLING, scale * WIDTH[line.part])
-            _polyline(pen, pixels[frame, list(line.points)], self._palette[line.side], width)
+            _polyline(pen, pixels[list(line.points)], self._palette[line.side], width)
         return tile.resize((self._width, self._height), Image.Resampling.LANCZOS)
 
 

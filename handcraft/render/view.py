@@ -16,6 +16,7 @@ from handcraft.render.skeleton import skeleton
 SIGNING_SPACE = (-1.5, -1.1, 1.5, 1.7)  # left, top, right, bottom in shoulder widths: always in view
 MARGIN = 0.12  # shoulder widths around what is drawn
 FARTHEST = 4.0  # shoulder widths from the origin: what a detector puts beyond is a glitch and runs off the picture
+_BOUND = 99.0  # nothing is put farther away: no number of a file makes a page long or overflows a picture's pixels
 _NARROWEST = 1e-6
 
 
@@ -54,7 +55,7 @@ def view(landmarks: np.ndarray, layout: Layout, aspect: float | None = None) -> 
         raise DataError("no landmark was detected in any frame of the clip; there is nothing to draw")
     points[..., 0] *= 1.0 if aspect is None else aspect
     origin, unit = _body(points, layout)
-    points = (points - origin) / unit
+    points = np.clip((points - origin) / unit, -_BOUND, _BOUND)
     return View(points, _box(points[:, list(skeleton(layout).drawn)]))
 
 

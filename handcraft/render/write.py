@@ -92,5 +92,7 @@ def _page(cells: Sequence[Cell], title: str) -> str:
         clips += [clip.payload() for clip in cell]
     box = [round(side) for side in joint_box(clip["box"] for clip in clips)]
     clips = [clip | {"box": box} for clip in clips]
-    grid = "grid" if len(cells) > 1 and len(cells[0]) == 1 else "stack"
-    return page(title, f'{LEGEND}<p class="quiet">{HINT}</p><div class="{grid}">{"".join(body)}</div>', clips)
+    inner = "".join(body)
+    if len(cells) > 1 and all(len(cell) == 1 for cell in cells):
+        inner = f'<div class="grid">{inner}</div>'
+    return page(title, f'{LEGEND}<p class="quiet">{HINT}</p>{inner}', clips)

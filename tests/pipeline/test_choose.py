@@ -7,6 +7,7 @@ from drawn import person, write_recorded, write_synthetic
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import ConfigError, DataError
 from handcraft.render.choose import choose, from_file, from_store, one_a_class, with_sources
+from handcraft.render.view import view
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,17 @@ def test_choose_takes_ids_the_first_clip_or_a_file(tmp_path, real):
 def test_choices_that_make_no_sense_are_refused(real, options, message):
     with pytest.raises(ConfigError, match=message):
         choose(real.path, **options)
+
+
+def test_a_pose_file_says_its_own_aspect_and_speed(tmp_path):
+    pytest.importorskip("pose_format", reason="pose-format is not installed")
+    from handcraft.data.pose_file import write_pose
+
+    write_pose(tmp_path / "clip.pose", person(aspect=2.0), "holistic75", fps=30.0, aspect=2.0)
+    clip = from_file(tmp_path / "clip.pose", aspect=7.0)
+    assert (clip.title, clip.layout.name, clip.fps, clip.aspect) == ("clip", "holistic75", 30, 2)
+    np.testing.assert_allclose(clip.view().points, view(person(), clip.layout).points, atol=0.02)
+    assert from_file(tmp_path / "clip.pose", fps=9).fps == 9
 
 
 def test_a_file_cannot_be_chosen_from(tmp_path):

@@ -60,6 +60,15 @@ def test_missing_parts_are_not_drawn():
     assert left[0] == left[1] <= left[2]
 
 
+def test_a_glitch_of_the_detector_runs_off_the_picture():
+    clip = person()
+    clip[5, 40, :2] = 3e38
+    clip[6, 40, :2] = -1e9
+    drawing = Drawing([(shown(clip),)])
+    for frame in (5, 6):
+        assert drawing.at(frame).size == drawing.size
+
+
 def test_frames_differ_where_the_clip_moves():
     drawing = Drawing([(shown(person()),)])
     frames = [np.asarray(picture) for picture in drawing]
@@ -116,6 +125,8 @@ def test_dark_pictures_and_the_legend():
     picture = Drawing([(shown(np.full((1, 75, 3), 0.5, "f4")),)], dark=True).at(0)
     assert picture.getpixel((0, 0)) == ImageColor.getrgb(DARK["ground"])
     foot = picture.crop((0, picture.height - 28, *picture.size))
+    small = Drawing([(shown(person(1)),)], width=48).at(0)
+    assert (named(small)[-28:] == "middle").sum() > 20, "a small picture is as wide as its legend"
     for side in ("left", "right", "middle"):
         assert (named(foot, DARK) == side).sum() > 20
 

@@ -50,10 +50,10 @@ def test_beside_puts_pairs_on_one_clock(stores, tmp_path):
 
 def test_png_is_a_strip_and_a_sheet_is_a_grid(stores, tmp_path):
     cells = choose(stores / "real", sheet=True)
-    write(cells, tmp_path / "strip.png", "png", width=60)
-    write(cells, tmp_path / "sheet.png", "png", width=60, sheet=True)
+    write(cells, tmp_path / "strip.png", "png", width=150)
+    write(cells, tmp_path / "sheet.png", "png", width=150, sheet=True)
     with Image.open(tmp_path / "strip.png") as strip, Image.open(tmp_path / "sheet.png") as sheet:
-        assert strip.width > 8 * 60 > 3 * 60 > sheet.width
+        assert strip.width > 8 * 150 > 3 * 150 > sheet.width
     write(cells, tmp_path / "dark.png", "png", dark=True)
     with Image.open(tmp_path / "dark.png") as dark:
         assert sum(dark.getpixel((0, 0))) < 100
