@@ -18,7 +18,7 @@ MODELS = {"linear": "linear model", "transformer_sl": "Transformer-SL", "mamba_s
 HEAD = ("model", "trained on", "top-1", "top-5", "top-1 per class", "seeds")
 SCORES = ("top1", "top5", "top1_macro")
 EFFECT_HEAD = ("model", "fine-tuned on", "top-1 without", "top-1 with", "change", "better with", "")
-GENERATOR_HEAD = ("predictor", "MPJPE", "frame error", "landmarks where CMLPe is nearer", "median error ratio")
+GENERATOR_HEAD = ("predictor", "MPJPE", "frame error", "CMLPe nearer", "error ratio")
 PARTS = ("train", "valid", "test")
 Arm = tuple[str, str, bool]
 """A row's model, pretraining and augmentation."""
@@ -159,8 +159,9 @@ def notes(metrics: dict[str, Any]) -> dict[str, str]:
         "results": f"{mean} Checkpoints were chosen on validation clips, never on these.",
         "effects": "The change is taken seed by seed, between two trainings on the same clips. It is called a gain or "
         "a loss where its mean is larger than its standard deviation over the seeds.",
-        "generators": "Errors over both twins, margins over each twin: mean +- standard deviation over seeds, and "
-        "twins.",
+        "generators": "CMLPe nearer: share of the landmarks on which its error is the smaller one; error ratio: the "
+        "median of its error over the other's. Errors over both twins, margins over each twin: mean +- standard "
+        "deviation over seeds, and twins.",
     }
 
 

@@ -187,8 +187,10 @@ def _class_table(metrics: dict[str, Any], confusion: dict[Arm, np.ndarray]) -> d
     """Recognised share of every class with test clips, a column an arm."""
     clips = next(iter(confusion.values())).sum(axis=1) // metrics["seeds"]
     hits = [report_matrix.shares(matrix).diagonal() for matrix in confusion.values()]
+    models = [report.MODELS[model] for model, _, _ in confusion]
     return {
-        "head": [f"{report.MODELS[model]}, {arm_name(made, augmented)}" for model, made, augmented in confusion],
+        "models": [(model, models.count(model)) for model in dict.fromkeys(models)],
+        "arms": [(KINDS[made, augmented], arm_name(made, augmented)) for _, made, augmented in confusion],
         "rows": [
             (metrics["data"]["classes"][at], int(clips[at]), [float(share[at]) for share in hits])
             for at in np.flatnonzero(clips).tolist()

@@ -14,9 +14,9 @@ from handcraft.report import effect_rows, facts, generator_rows, notes, result_r
 from handcraft.report_html import html_report
 
 
-def make(folder, *args, fps=None, **options) -> str:
-    metrics, clips = write_run(folder, *args, **options)
-    return html_report(metrics, folder, clips, fps)
+def make(folder, **options) -> str:
+    metrics, clips = write_run(folder, **options)
+    return html_report(metrics, folder, clips)
 
 
 class Page(HTMLParser):
