@@ -323,7 +323,7 @@ def random_store(path: Path, data: st.DataObject) -> Store:
                 label=data.draw(st.sampled_from(classes[:-1])),
                 group=data.draw(text),
                 split=data.draw(st.sampled_from(splits)),
-                provenance=data.draw(st.text(st.characters(exclude_categories=("Cs",)), max_size=20)),
+                provenance=data.draw(st.text(st.sampled_from('a,"é\r\n\0'), max_size=6)),
                 digest=data.draw(st.none() | st.integers(0, 2**64 - 1)),
             )
     return Store(path)
@@ -338,7 +338,7 @@ def assert_equal(first: Store, second: Store) -> None:
     assert dataclasses.replace(first.manifest, parts=()) == dataclasses.replace(second.manifest, parts=())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_store_comes_back_from_its_export(tmp_path_factory, data):
     place = tmp_path_factory.mktemp("export")
