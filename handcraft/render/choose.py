@@ -81,15 +81,17 @@ def choose(
 
 
 def from_store(store: Store, places: Sequence[int] | np.ndarray, word: str = "") -> list[Shown]:
-    """The clips of `store` at `places`: class as title; `word` ("real", say), id, group and split as note."""
+    """The clips of `store` at `places`: class (and `word`, such as "real") as title; id, group and split as note.
+
+    Their frames are not compared with the store's checksums: `data check` does that, and that a store looks odd is one
+    more reason to draw it.
+    """
     return [
         Shown(
             store.landmarks(int(place)),
             find_layout(store.manifest.layout),
-            title=store.classes[store.labels[place]],
-            note=" · ".join(
-                filter(None, (word, store.ids[place].item(), store.groups[place].item(), store.splits[place].item()))
-            ),
+            title=store.classes[store.labels[place]] + f" ({word})" * bool(word),
+            note=" · ".join(filter(None, (column[place].item() for column in (store.ids, store.groups, store.splits)))),
             fps=store.manifest.fps,
             aspect=store.manifest.aspect,
             raw=store.manifest.stage == "raw",

@@ -27,7 +27,7 @@ def test_a_stores_clip_brings_its_words_and_what_is_needed_to_draw_it(real, synt
     assert (clip.fps, clip.aspect, clip.raw, clip.layout.name) == (30, 1.5, True, "holistic75")
     np.testing.assert_array_equal(clip.landmarks, real.landmarks(3))
     made = from_store(synthetic, [0], "synthetic")[0]
-    assert made.note == "synthetic · s0 · train"
+    assert (made.title, made.note) == ("no (synthetic)", "s0 · train")
     assert not made.raw
 
 
@@ -56,9 +56,10 @@ def test_a_sheet_has_the_clip_of_median_length_of_each_class_that_has_clips(tmp_
 def test_a_synthetic_clip_comes_with_the_clip_it_was_made_from(real, synthetic):
     cells = with_sources(synthetic, [4, 1], real)
     assert [(one.note, other.note) for one, other in cells] == [
-        ("real · 1-1 · signer1 · train", "synthetic · s4 · train"),
-        ("real · 0-1 · signer1 · train", "synthetic · s1 · train"),
+        ("1-1 · signer1 · train", "s4 · train"),
+        ("0-1 · signer1 · train", "s1 · train"),
     ]
+    assert [clip.title for clip in cells[0]] == ["yes (real)", "yes (synthetic)"]
     np.testing.assert_array_equal(cells[0][0].landmarks, real.landmarks(4))
     assert choose(synthetic.path, ["s4"], beside=real.path)[0][0].note == cells[0][0].note
 

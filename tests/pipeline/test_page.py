@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from drawn import HOSTILE, person
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handcraft.errors import ConfigError
@@ -116,6 +116,7 @@ def test_hostile_text_stays_text(where):
     assert HOSTILE not in text
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

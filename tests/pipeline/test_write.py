@@ -40,7 +40,7 @@ def test_beside_puts_pairs_on_one_clock(stores, tmp_path):
     cells = choose(stores / "synthetic", ["s0", "s4"], beside=stores / "real")
     write(cells, tmp_path / "a.html", "html")
     clips, text = clips_of(tmp_path / "a.html")
-    assert [clip["note"].split(" ")[0] for clip in clips] == ["real", "synthetic"] * 2
+    assert [clip["title"].split(" ")[1] for clip in clips] == ["(real)", "(synthetic)"] * 2
     assert re.findall(r'data-clip="(\d)" data-sync="(\d)"', text) == [("0", "0"), ("1", "0"), ("2", "1"), ("3", "1")]
     assert text.count('<div class="players">') == 2
     write(cells, tmp_path / "a.gif", "gif", width=80)
