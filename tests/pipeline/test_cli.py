@@ -155,7 +155,7 @@ def test_run_ends_with_the_table_and_the_report(place, tmp_path, capfd, caplog):
     assert run_cli(*words, *(word for pair in short for word in pair)) == 0
     found = capfd.readouterr()
     assert "tiny: test split" in found.out
-    assert "transformer_sl" in found.out
+    assert "Transformer-SL" in found.out
     assert found.out.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.md'}"
     assert "seed 0: linear, real: top-1" in caplog.text
     error = one_line_error(capfd, *words)
