@@ -95,11 +95,13 @@ def _work(jobs: queue.SimpleQueue, seed: int, result: Result) -> None:
 class Worker:
     """A process that runs `fuzz.worker`."""
 
+    command = (sys.executable, "-m", "fuzz.worker")
+
     def __init__(self) -> None:
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fuzz.worker"],
+            self.command,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,7 +1,8 @@
-"""2,000 damaged inputs of all readers (`make fuzz` tries ten times as many), and the fuzzer itself: it must find what it
-is there to find."""
+"""2,000 damaged inputs of all readers (`make fuzz` tries ten times as many), and the fuzzer itself: it must find what
+it is there to find."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,16 +99,34 @@ def test_what_a_reader_does_wrong_is_seen(tmp_path, monkeypatch, expected):
     assert bool(found.findings) == (outcome not in ("refused", "equal"))
 
 
-def test_a_worker_that_dies_is_reported_and_followed_by_another(monkeypatch):
-    class Dying(run.Worker):
-        def answers(self, job):
-            for line in super().answers(job):
-                if line.get("number") == 3 and job["first"] < 3:
-                    self.process.kill()
-                yield line
+DYING = """
+import json, os, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    for number in range(job["first"], job["last"]):
+        print(json.dumps({"number": number}), json.dumps({"done": "a.npy: flip"}), sep="\\n", flush=True)
+        if number in (0, 3):
+            sys.stderr.write("Aborted")
+            os.abort()
+        print(json.dumps({"outcome": "refused", "detail": ""}), flush=True)
+    print(json.dumps({"finished": True}), flush=True)
+"""
 
-    monkeypatch.setattr(run, "Worker", Dying)
+
+def test_a_worker_that_dies_is_reported_and_followed_by_another(monkeypatch):
+    monkeypatch.setattr(run.Worker, "command", (sys.executable, "-c", DYING))
     result = run.fuzz(["npy"], 6, seed=0, processes=1)
-    assert [line.split(": ")[1].split(" ")[0] for line in result.findings] == ["crash"]
-    assert "npy, seed 0, number 3" in result.findings[0]
-    assert result.counts.total() == 6
+    assert len(result.findings) == 2
+    for number, line in zip((0, 3), result.findings, strict=True):
+        assert line.startswith(f"npy, seed 0, number {number}: crash (a.npy: flip) exit code -6: ")
+        assert "Aborted" in line
+    assert result.counts == {("npy", "refused"): 4, ("npy", "crash"): 2}
+    assert "npy                               0          4          0          0          2" in result.table()
+
+
+def test_a_worker_that_says_nothing_is_ended(monkeypatch):
+    monkeypatch.setattr(run.Worker, "command", (sys.executable, "-c", DYING.replace("os.abort()", "sys.stdin.read()")))
+    monkeypatch.setattr(run, "SILENCE", 1)
+    assert [line.split(" (")[0] for line in run.fuzz(["npy"], 2, seed=0, processes=1).findings] == [
+        "npy, seed 0, number 0: crash"
+    ]
