@@ -10,6 +10,7 @@ from handcraft.report import (
     EFFECT_HEAD,
     HEAD,
     arm_name,
+    changes,
     effect_rows,
     generator_rows,
     markdown,
@@ -66,7 +67,7 @@ def test_effects_are_changes_of_the_same_seed():
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("found", "word"),
     [
         ([0.1, 0.2, 0.1], "gain"),
         ([-0.1, -0.2, -0.1], "loss"),
@@ -75,8 +76,12 @@ def test_effects_are_changes_of_the_same_seed():
         ([0.3], "one seed, no spread"),
     ],
 )
-def test_verdict(changes, word):
-    assert verdict(changes) == word
+def test_verdict(found, word):
+    assert verdict(found) == word
+
+
+def test_changes_pair_the_values_in_order():
+    assert changes([0.5, 0.75], [1.0, 0.5]) == [0.5, -0.25]
 
 
 def test_arms_in_words():
