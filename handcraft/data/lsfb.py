@@ -102,7 +102,7 @@ def import_lsfb(
         _reader(parts, held, layout(keep or held.name), zeros),
         out,
         layout=keep or held.name,
-        source={"command": "import-lsfb", "folder": folder.name, "sha256": sha256_file(folder / INSTANCES)},
+        source={"command": "import-lsfb", "folder": folder.resolve().name, "sha256": sha256_file(folder / INSTANCES)},
         leave_out_missing=leave_out_missing,
         progress=progress,
         **manifest,

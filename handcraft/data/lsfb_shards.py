@@ -23,7 +23,7 @@ import numpy as np
 from handcraft.data.clip_files import ClipFile, FilesSummary, write_store
 from handcraft.data.npy import read_array
 from handcraft.data.tar import tar_members
-from handcraft.errors import DataError
+from handcraft.errors import ConfigError, DataError
 from handcraft.layouts import FACE12, Layout, layout
 
 FPS = 50.0
@@ -60,18 +60,23 @@ def import_shards(
 ) -> FilesSummary:
     """Read the LSFB shards in `folder` (all its .tar files) into the new raw store `out`, a clip at a time.
 
-    test_shards, validation_shards: numbers at the end of the shards' names whose clips are marked test and validation;
-    the others are marked train. The defaults are those of sign-language-data-loading 1.0.2; its earlier versions
-    divided the shards otherwise, so compare results of the same division only. Without either, no clip is marked.
+    The shards are read twice, for the signs and then for the landmarks. test_shards, validation_shards: numbers at the
+    end of their names whose clips are marked test and validation; the others are marked train. The defaults are those
+    of sign-language-data-loading 1.0.2; its earlier versions divided the shards otherwise, so compare results of the
+    same division only. Without either, no clip is marked.
+
     Classes are the sorted signs; the data set's own numbers are not kept. The layout is `holistic87` if the shards hold
     lips and both eyes, `holistic75` if not; the coordinates are xyz or xy as in the shards. Other parts are passed
     over, and named in the summary. fps, licence, aspect, leave_out_missing, progress: see `write_store`.
 
     `DataError`, and no store, for: no shard, a damaged one (see `tar_members`), a shard asked for that is not there, a
-    sample without a label or a part, arrays of another shape, an id used twice.
+    sample without a label or a part, arrays of another shape, an id used twice. `ConfigError`: a shard for both.
     """
     folder = Path(folder)
     shards = _shards(folder)
+    both = sorted(set(test_shards) & set(validation_shards))
+    if both:
+        raise ConfigError(f"shard {both[0]} is for test and for validation; name it once")
     marks = dict.fromkeys(validation_shards, "validation") | dict.fromkeys(test_shards, "test")
     absent = sorted(set(marks) - set(shards))
     if absent:
@@ -86,6 +91,8 @@ def import_shards(
             label = _text(shard, id, "label.txt", fields.get("label.txt"))
             signer = _text(shard, id, "signer.txt", fields.get("signer.txt", b""))
             clips.append(ClipFile(shard, id, label, signer, marks.get(number, "train") if marks else ""))
+    if not clips:
+        raise DataError(f"{folder}: its shards hold no sample; fetch them again")
     _require_distinct(folder, [clip.id for clip in clips])
     held = layout("holistic87" if all(_ARRAY.format(part) in first for part in FACE_PARTS) else "holistic75")
     coordinates = _array(clips[0].path, clips[0].id, first, "upper_pose").shape[2]
@@ -108,7 +115,7 @@ def import_shards(
         aspect=aspect,
         source={
             "command": "import-lsfb-shards",
-            "folder": folder.name,
+            "folder": folder.resolve().name,
             "shards": [path.name for path in shards.values()],
         },
         leave_out_missing=leave_out_missing,

@@ -12,7 +12,7 @@ from tiny_recipe import one_line_error, run_cli
 
 from handcraft.data.lsfb_shards import FACE12_AT, FACE_PARTS, LEFT_EYE, LIPS, POINTS, RIGHT_EYE, import_shards
 from handcraft.data.store import Store
-from handcraft.errors import DataError
+from handcraft.errors import ConfigError, DataError
 from handcraft.layouts import FACE12, layout
 
 HOLISTIC87 = layout("holistic87").slices
@@ -155,7 +155,7 @@ def test_a_sample_that_does_not_fit_is_refused_and_leaves_no_store(tmp_path, cas
 
 def test_folders_that_are_no_shards_of_one_vocabulary(tmp_path):
     def refused(match: str, **options: object) -> None:
-        with pytest.raises(DataError, match=match):
+        with pytest.raises((DataError, ConfigError), match=match):
             import_shards(folder, tmp_path / "store", **options)
         assert not (tmp_path / "store").exists()
 
@@ -178,6 +178,9 @@ def test_folders_that_are_no_shards_of_one_vocabulary(tmp_path):
             tar.addfile(tarfile.TarInfo(name))
     (folder / "shard_000000.tar").unlink()
     refused("two files 'label.txt'", test_shards=(), validation_shards=())
+    write_shard(folder / "shard_0.tar", {})
+    refused("no sample", test_shards=(), validation_shards=())
+    refused("shard 0 is for test and for validation", test_shards=(0,), validation_shards=(0,))
 
 
 def test_a_shard_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
