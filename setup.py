@@ -30,7 +30,7 @@ FLAGS = [
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-Wall",
+    "-Wall", "-Wno-maybe-uninitialized",
 ]
 
 

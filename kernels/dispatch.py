@@ -67,7 +67,31 @@ OPS = (
     "mamba_block",
 )
 
-RULES: tuple[Rule, ...] = tuple(Rule(op, "reference") for op in OPS)
+_CPU = frozenset({"cpu"})
+_CPU_EVIDENCE = "cpu-2core.json"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "dct_linear",
+        "cpu",
+        _CPU,
+        condition=lambda shape: 1 <= shape["T"] <= 128 and 1 <= shape["D"] <= 512 and 1 <= shape["H"] <= 1024,
+        wanted="1 <= T <= 128, D <= 512, H <= 1024",
+        evidence=_CPU_EVIDENCE,
+    ),
+    *(
+        Rule(
+            op,
+            "cpu",
+            _CPU,
+            condition=lambda shape: shape["M"] in (8, 16, 32, 64) and 1 <= shape["D"] <= 512,
+            wanted="M in {8,16,32,64}, D <= 512",
+            evidence=_CPU_EVIDENCE,
+        )
+        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe")
+    ),
+    *(Rule(op, "reference") for op in OPS),
+)
 
 
 def select(op: str, backend: str, first: Tensor, **shape: int) -> str:

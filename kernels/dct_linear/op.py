@@ -1,13 +1,20 @@
-"""dct_linear: the public function; its docstring is the contract."""
+"""dct_linear: the fused op and the public function, whose docstring is the contract."""
 
 from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
-from handcraft.kernels.dct_linear import reference
+from handcraft.kernels.dct_linear import cpu, reference
 from handcraft.kernels.precision import autocast_first, outside_autocast
+from handcraft.kernels.registration import FusedOp
 
 OP = "dct_linear"
-IMPLEMENTATIONS = {"reference": reference.dct_linear}
+FUSED = FusedOp(
+    OP,
+    ("x", "weight", "bias?", "cls?", "position?", "lengths?"),
+    {"cpu": cpu},
+    lambda x, weight, bias, cls, *_: (x.new_empty(x.shape[0], x.shape[1] + (cls is not None), weight.shape[0]),),
+    options=("str cls_at", "str transform"),
+)
 
 
 def dct_linear(
@@ -83,4 +90,6 @@ def dct_linear(
     x = autocast_first(x)
     chosen = dispatch.select(OP, backend, x, T=frames, D=dim, H=width)
     with outside_autocast(x.device.type):
-        return IMPLEMENTATIONS[chosen](x, weight, bias, cls, position, cls_at, transform, lengths)
+        if chosen == "reference":
+            return reference.dct_linear(x, weight, bias, cls, position, cls_at, transform, lengths)
+        return FUSED(chosen, x, weight, bias, cls, position, lengths, cls_at, transform)[0]

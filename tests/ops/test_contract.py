@@ -11,19 +11,12 @@ import cases
 import pytest
 import tolerances
 import torch
+from backends import backends
 from cases import CASES
 
-from handcraft.kernels import dispatch, env
+from handcraft.kernels import dispatch
 
 HALF = (torch.bfloat16, torch.float16)
-
-
-def backends(op):
-    """The reference, and every backend that implements the op and runs on this machine's CPU."""
-    rules = [rule for rule in dispatch.RULES if rule.op == op and (rule.devices is None or "cpu" in rule.devices)]
-    return [name for name in dict.fromkeys(rule.backend for rule in rules) if env.backend(name).available]
-
-
 PAIRS = [(op, backend) for op in sorted(CASES) for backend in backends(op)]
 
 

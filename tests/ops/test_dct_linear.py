@@ -1,16 +1,32 @@
-"""dct_linear: the transform itself, [CLS], positions, lengths. The shared contract is in test_contract.py."""
+"""dct_linear: the transform itself, [CLS], positions, lengths, on every backend. The shared contract is in
+test_contract.py."""
 
+import functools
 import itertools
+import os
+import subprocess
+import sys
 
 import oracles
 import pytest
 import scipy.fft
 import tolerances
 import torch
+from backends import backends
 from cases import draw
 
-from handcraft.kernels import dct_linear
+from handcraft import kernels
+from handcraft.kernels import native
 from handcraft.kernels.dct import dct_matrix
+from handcraft.kernels.dct_linear import op
+
+HAS_CPU = "cpu" in backends("dct_linear")
+
+
+@pytest.fixture(params=backends("dct_linear"))
+def dct_linear(request):
+    """The op, run by one backend."""
+    return functools.partial(kernels.dct_linear, backend=request.param)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 16, 32, 60, 129])
@@ -22,7 +38,7 @@ def test_matrix_is_scipys_orthonormal_dct(size):
     assert torch.equal(dct_matrix(size), matrix.float())
 
 
-def test_dct_of_a_window_is_scipys():
+def test_dct_of_a_window_is_scipys(dct_linear):
     (x,) = draw((4, 32, 9), seed=0)
     found = dct_linear(x, torch.eye(9))
     expected = torch.from_numpy(scipy.fft.dct(x.numpy(), axis=1, norm="ortho"))
@@ -34,7 +50,7 @@ OPTIONS = list(itertools.product((False, True), (None, "first", "last"), (False,
 
 @pytest.mark.parametrize(("bias", "cls_at", "position"), OPTIONS)
 @pytest.mark.parametrize("mode", ["dct", "none", "lengths"])
-def test_every_combination(bias, cls_at, position, mode):
+def test_every_combination(dct_linear, bias, cls_at, position, mode):
     frames, dim, width = 6, 5, 7
     x, w, b, c, p = draw((4, frames, dim), (width, dim), (width,), (width,), (frames + 1, width), seed=1)
     given = {
@@ -51,16 +67,16 @@ def test_every_combination(bias, cls_at, position, mode):
     assert tolerances.error(found, truth) < tolerances.ORACLE
 
 
-def test_cls_last_sits_right_after_the_clip_and_later_rows_are_zero():
+def test_cls_last_sits_right_after_the_clip_and_later_rows_are_zero(dct_linear):
     x, w, c = draw((2, 5, 3), (4, 3), (4,), seed=2)
     out = dct_linear(x, w, cls=c, cls_at="last", transform="none", lengths=torch.tensor([2, 5]))
     assert torch.equal(out[0, 2], c)
     assert torch.equal(out[1, 5], c)
     assert not out[0, 3:].any()
-    assert torch.equal(out[0, :2], x[0, :2] @ w.T)
+    assert tolerances.error(out[0, :2], x[0, :2] @ w.T) < tolerances.ORACLE
 
 
-def test_frames_beyond_the_length_get_and_give_nothing():
+def test_frames_beyond_the_length_get_and_give_nothing(dct_linear):
     x, w, b, c, p = draw((2, 5, 3), (4, 3), (4,), (4,), (6, 4), seed=3)
     lengths = torch.tensor([2, 4])
     x, w, b, c, p = (value.requires_grad_() for value in (x, w, b, c, p))
@@ -77,7 +93,7 @@ def test_frames_beyond_the_length_get_and_give_nothing():
 
 def test_lengths_with_dct_are_refused():
     with pytest.raises(ValueError, match='lengths given with transform="dct", expected transform="none"'):
-        dct_linear(torch.ones(2, 4, 3), torch.ones(5, 3), lengths=torch.tensor([1, 2]))
+        kernels.dct_linear(torch.ones(2, 4, 3), torch.ones(5, 3), lengths=torch.tensor([1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -103,4 +119,78 @@ def test_lengths_with_dct_are_refused():
 def test_errors(change, error, message):
     given = {"x": torch.ones(2, 4, 3), "weight": torch.ones(5, 3), "cls": torch.ones(5), "transform": "none"}
     with pytest.raises(error, match="dct_linear: " + message):
-        dct_linear(**{**given, **change})
+        kernels.dct_linear(**{**given, **change})
+
+
+def tensors(batch, frames, dim, width, dtype=torch.float32):
+    other = torch.float64 if dtype == torch.float64 else torch.float32
+    x, *params = draw((batch, frames, dim), (width, dim), (width,), (width,), (frames + 1, width), seed=4)
+    return [x.to(dtype).requires_grad_(), *(value.to(other).requires_grad_() for value in params)]
+
+
+def everything(run, given, **options):
+    """Output and all gradients of a call with a bias, [CLS] and positions."""
+    x, weight, bias, cls, position = given
+    out = run(x, weight, bias, cls=cls, position=position, **options)
+    (gradient,) = draw(tuple(out.shape), seed=5)
+    return [out.detach(), *torch.autograd.grad(out, given, gradient.to(out.dtype))]
+
+
+# sizes on both sides of the widest register and of D = H, where the DCT changes sides
+SIZES = [(3, 1, 1, 1), (2, 5, 17, 16), (37, 33, 15, 31), (5, 128, 180, 80), (4, 32, 33, 129), (1, 12, 512, 1024)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_sizes_on_every_backend(dct_linear, size, dtype):
+    given = tensors(*size, dtype)
+    exact = [value.detach().double().requires_grad_() for value in given]
+    truth = everything(functools.partial(kernels.dct_linear, backend="reference"), exact)
+    own = everything(functools.partial(kernels.dct_linear, backend="reference"), given)
+    for i, found in enumerate(everything(dct_linear, given)):
+        tolerances.check(f"result {i}", found, truth[i], own[i], dtype)
+
+
+@pytest.mark.skipif(not HAS_CPU, reason="no CPU library")
+def test_threads_and_repetition_change_no_bit():
+    run = functools.partial(kernels.dct_linear, backend="cpu")
+    given = tensors(131, 32, 60, 48)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 2, 3):
+            torch.set_num_threads(count)
+            found.append(everything(run, given))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.skipif(not HAS_CPU, reason="no CPU library")
+def test_a_clip_does_not_depend_on_its_batch():
+    x, w, b, c, p = (value.detach() for value in tensors(9, 7, 20, 24))
+    run = functools.partial(kernels.dct_linear, weight=w, bias=b, cls=c, position=p, backend="cpu")
+    assert torch.equal(run(x)[4:6], run(x[4:6]))
+
+
+@pytest.mark.skipif(not HAS_CPU, reason="no CPU library")
+@pytest.mark.parametrize("lengths", [None, torch.tensor([0, 2, 4])])
+def test_registered_op(lengths):
+    x, w, b, c, p = tensors(3, 4, 5, 6)
+    transform = "dct" if lengths is None else "none"
+    torch.library.opcheck(op.FUSED.registered_forward, ("cpu", x, w, b, c, p, lengths, "last", transform))
+    torch.library.opcheck(op.FUSED.registered_forward, ("cpu", x, w, None, None, None, None, "first", "dct"))
+
+
+@pytest.mark.skipif(not HAS_CPU, reason="no CPU library")
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_older_processors(isa):
+    """The shape tests in a process that uses another instruction set."""
+    if native.library().isa == isa:
+        pytest.skip("the tests above used it")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "sizes_on_every_backend and cpu"]
+    done = subprocess.run(
+        command, env={**os.environ, native.ISA_VARIABLE: isa}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

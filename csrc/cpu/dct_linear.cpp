@@ -1,0 +1,278 @@
+// dct_linear: tokens = C_T (x W') + bias with [CLS] and positions, a clip at a time in cache; and its gradients.
+//
+//     forward    y = x W',  out rows = C y + bias + position
+//     backward   g = C' dtokens,  dx = g W,  dW = sum over clips of g' x
+//
+// Where D < H the matrix is applied on the other side, where rows are shorter: z = C x, dx = C' (dtokens W),
+// dW = sum of dtokens' z. Sums over clips are made for fixed chunks of the batch, whose partial sums the launcher adds
+// in order, so that a result does not depend on the number of threads.
+#include "entry.h"
+#include "gemm.h"
+#include "tile.h"
+
+namespace handcraft::HANDCRAFT_ISA {
+namespace {
+
+#define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                      \
+    POINTER(const T, x) OPTIONAL(const Compute<T>, basis) POINTER(const Compute<T>, weight_turned)                  \
+    OPTIONAL(const Compute<T>, bias) OPTIONAL(const Compute<T>, cls) OPTIONAL(const Compute<T>, position)           \
+    OPTIONAL(const int64_t, lengths) POINTER(T, out) SIZE(batch) SIZE(frames) SIZE(dim) SIZE(width) SIZE(cls_first)
+HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
+
+#define BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                     \
+    POINTER(const T, gradient) POINTER(const T, x) OPTIONAL(const Compute<T>, basis)                                \
+    POINTER(const Compute<T>, weight) OPTIONAL(const int64_t, lengths) OPTIONAL(T, dx) POINTER(Compute<T>, dweight) \
+    POINTER(Compute<T>, dbias) POINTER(Compute<T>, dcls) POINTER(Compute<T>, dposition) SIZE(batch) SIZE(frames)    \
+    SIZE(dim) SIZE(width) SIZE(has_cls) SIZE(cls_first) SIZE(chunk)
+HANDCRAFT_ARGUMENTS(Backward, BACKWARD_FIELDS)
+
+// Rows of scratch and of weights are padded to this many numbers on every processor: kernels/dct_linear/cpu.py.
+constexpr int64_t padding = 16;
+
+// out(r,c) = start(r,c) + sum over k < depth of a[r * a_row + k * a_step] * b[k * b_row + c * lanes ...], handed to
+// finish(r, c, register), for r < rows and c < columns.
+template <typename T, int R, int C, typename Start, typename Finish>
+HANDCRAFT_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, int64_t depth,
+                                   int64_t r, int64_t c, Start& start, Finish& finish) {
+    Vec<T> sums[R][C];
+    for (int i = 0; i < R; ++i) {
+        for (int j = 0; j < C; ++j) sums[i][j] = start(r + i, c + j);
+    }
+    multiply_add<T, R, C>(sums, a + r * a_row, a_row, a_step, b + c * lanes<T>, b_row, depth);
+    for (int i = 0; i < R; ++i) {
+        for (int j = 0; j < C; ++j) finish(r + i, c + j, sums[i][j]);
+    }
+}
+
+template <typename T, int C, typename Start, typename Finish>
+HANDCRAFT_INLINE void product_columns(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row,
+                                      int64_t rows, int64_t depth, int64_t c, Start& start, Finish& finish) {
+    constexpr int quarter = tile_rows / 3;
+    int64_t r = 0;
+    for (; r + tile_rows <= rows; r += tile_rows) {
+        product_tile<T, tile_rows, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
+    }
+    for (; r + quarter <= rows; r += quarter) {
+        product_tile<T, quarter, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
+    }
+    for (; r < rows; ++r) product_tile<T, 1, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
+}
+
+template <typename T, typename Start, typename Finish>
+void product(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, int64_t rows, int64_t depth,
+             int64_t numbers, Start start, Finish finish) {
+    const int64_t columns = (numbers + lanes<T> - 1) / lanes<T>;
+    int64_t c = 0;
+    for (; c + 2 <= columns; c += 2) {
+        product_columns<T, 2>(a, a_row, a_step, b, b_row, rows, depth, c, start, finish);
+    }
+    if (c < columns) product_columns<T, 1>(a, a_row, a_step, b, b_row, rows, depth, c, start, finish);
+}
+
+template <typename T>
+HANDCRAFT_INLINE auto zero() {
+    return [](int64_t, int64_t) { return Vec<T>{}; };
+}
+
+// Stores into rows of `row` numbers, a multiple of the lanes.
+template <typename T>
+HANDCRAFT_INLINE auto into(T* to, int64_t row) {
+    return [=](int64_t r, int64_t c, Vec<T> v) { store<T>(to + r * row + c * lanes<T>, v); };
+}
+
+// Stores the first `numbers` of a row of `numbers`, in the storage type.
+template <typename S>
+HANDCRAFT_INLINE auto into_exact(S* to, int64_t numbers) {
+    return [=](int64_t r, int64_t c, Vec<Compute<S>> v) {
+        constexpr int width = lanes<Compute<S>>;
+        S* place = to + r * numbers + c * width;
+        const int64_t left = numbers - c * width;
+        if (left >= width) {
+            store_from_compute<S>(place, v);
+        } else {
+            store_first<S>(place, v, int(left));
+        }
+    };
+}
+
+// Rows of `numbers` into rows of `row` numbers, the rest 0.
+template <typename S>
+void load_rows(const S* from, int64_t numbers, int64_t rows, Compute<S>* to, int64_t row) {
+    for (int64_t r = 0; r < rows; ++r) {
+        convert<S>(from + r * numbers, to + r * row, numbers);
+        for (int64_t i = numbers; i < row; ++i) to[r * row + i] = 0;
+    }
+}
+
+// Where a clip's rows lie: tokens in rows first..first+used-1, [CLS] in row cls (-1: none), rows from `end` on are 0.
+struct Rows {
+    int64_t first, used, cls, end;
+};
+
+HANDCRAFT_INLINE Rows rows_of(int64_t frames, bool has_cls, bool cls_first, const int64_t* lengths, int64_t b) {
+    Rows rows;
+    rows.used = lengths != nullptr ? lengths[b] : frames;
+    rows.first = has_cls && cls_first ? 1 : 0;
+    rows.cls = !has_cls ? -1 : cls_first ? 0 : rows.used;
+    rows.end = rows.used + (has_cls ? 1 : 0);
+    return rows;
+}
+
+template <typename S>
+void forward_clip(const Forward<S>& a, int64_t b, Compute<S>* memory) {
+    using T = Compute<S>;
+    const int64_t wide = round_up(a.width, padding), deep = round_up(a.dim, padding), H = a.width;
+    const bool has_cls = a.cls != nullptr, after = a.dim >= a.width;
+    const Rows rows = rows_of(a.frames, has_cls, a.cls_first != 0, a.lengths, b);
+    S* out = a.out + b * (a.frames + (has_cls ? 1 : 0)) * H;
+    const int64_t count = a.basis != nullptr ? a.frames : rows.used;
+
+    // bias and position of a token's row, the registers that its sum begins with
+    auto start = [&](int64_t r, int64_t c) {
+        const int64_t left = H - c * lanes<T>;
+        const int n = left < lanes<T> ? int(left) : lanes<T>;
+        Vec<T> sum{};
+        if (a.bias != nullptr) sum = load_first<T>(a.bias + c * lanes<T>, n);
+        if (a.position != nullptr) sum += load_first<T>(a.position + (rows.first + r) * H + c * lanes<T>, n);
+        return sum;
+    };
+    auto finish = into_exact<S>(out + rows.first * H, H);
+
+    const T* x;
+    if constexpr (same<S, T>) {
+        x = a.x + b * a.frames * a.dim;
+    } else {
+        convert<S>(a.x + b * a.frames * a.dim, memory, a.frames * a.dim);
+        x = memory;
+        memory += round_up(a.frames * a.dim, padding);
+    }
+    if (a.basis == nullptr) {
+        product<T>(x, a.dim, 1, a.weight_turned, wide, count, a.dim, H, start, finish);
+    } else if (after) {
+        T* y = memory;
+        product<T>(x, a.dim, 1, a.weight_turned, wide, a.frames, a.dim, wide, zero<T>(), into<T>(y, wide));
+        product<T>(a.basis, a.frames, 1, y, wide, a.frames, a.frames, H, start, finish);
+    } else {
+        T* padded = memory;
+        T* z = padded + a.frames * deep;
+        load_rows<T>(x, a.dim, a.frames, padded, deep);
+        product<T>(a.basis, a.frames, 1, padded, deep, a.frames, a.frames, deep, zero<T>(), into<T>(z, deep));
+        product<T>(z, deep, 1, a.weight_turned, wide, a.frames, a.dim, H, start, finish);
+    }
+    if (has_cls) {
+        S* row = out + rows.cls * H;
+        for (int64_t h = 0; h < H; ++h) {
+            row[h] = from_compute<S>(a.cls[h] + (a.position != nullptr ? a.position[rows.cls * H + h] : T(0)));
+        }
+    }
+    for (int64_t i = rows.end * H; i < (a.frames + (has_cls ? 1 : 0)) * H; ++i) out[i] = from_compute<S>(T(0));
+}
+
+template <typename S>
+void forward(const Forward<S>& given) {
+    parallel_for(
+        given.batch, 4,
+        [](int64_t begin, int64_t end, void* context) {
+            using T = Compute<S>;
+            const Forward<S>& a = *static_cast<const Forward<S>*>(context);
+            const int64_t longest = round_up(a.dim > a.width ? a.dim : a.width, padding);
+            T* memory = static_cast<T*>(scratch(size_t(3 * a.frames * longest + padding) * sizeof(T)));
+            for (int64_t b = begin; b < end; ++b) forward_clip<S>(a, b, memory);
+        },
+        const_cast<Forward<S>*>(&given));
+}
+
+// Partial sums of one chunk of clips. dweight (H, deep) rows of `deep` numbers; dposition (frames + has_cls, wide).
+template <typename S>
+void backward_chunk(const Backward<S>& a, int64_t chunk, Compute<S>* memory) {
+    using T = Compute<S>;
+    const int64_t wide = round_up(a.width, padding), deep = round_up(a.dim, padding), H = a.width, F = a.frames;
+    const bool has_cls = a.has_cls != 0, after = a.dim >= a.width;
+    const int64_t out_rows = F + (has_cls ? 1 : 0);
+    T* dweight = a.dweight + chunk * H * deep;
+    T* dbias = a.dbias + chunk * wide;
+    T* dcls = a.dcls + chunk * wide;
+    T* dposition = a.dposition + chunk * out_rows * wide;
+    for (int64_t i = 0; i < H * deep; ++i) dweight[i] = 0;
+    for (int64_t i = 0; i < wide; ++i) dbias[i] = dcls[i] = 0;
+    for (int64_t i = 0; i < out_rows * wide; ++i) dposition[i] = 0;
+    T* tokens = memory;                  // gradients of the tokens (F, wide)
+    T* mixed = tokens + F * wide;        // g (F, wide)
+    T* x = mixed + F * wide;             // (F, deep)
+    T* turned = x + F * deep;            // z, or dz (F, deep)
+
+    const int64_t last = (chunk + 1) * a.chunk < a.batch ? (chunk + 1) * a.chunk : a.batch;
+    for (int64_t b = chunk * a.chunk; b < last; ++b) {
+        const Rows rows = rows_of(F, has_cls, a.cls_first != 0, a.lengths, b);
+        const S* gradient = a.gradient + b * out_rows * H;
+        load_rows<S>(gradient + rows.first * H, H, rows.used, tokens, wide);
+        for (int64_t i = rows.used * wide; i < F * wide; ++i) tokens[i] = 0;
+        for (int64_t r = 0; r < rows.used; ++r) {
+            for (int64_t h = 0; h < wide; h += lanes<T>) {
+                const Vec<T> v = load<T>(tokens + r * wide + h);
+                T* place = dposition + (rows.first + r) * wide + h;
+                store<T>(place, load<T>(place) + v);
+                store<T>(dbias + h, load<T>(dbias + h) + v);
+            }
+        }
+        if (has_cls) {
+            for (int64_t h = 0; h < H; ++h) {
+                const T v = to_compute(gradient[rows.cls * H + h]);
+                dcls[h] += v;
+                dposition[rows.cls * wide + h] += v;
+            }
+        }
+        load_rows<S>(a.x + b * F * a.dim, a.dim, F, x, deep);
+        S* dx = a.dx != nullptr ? a.dx + b * F * a.dim : nullptr;
+        const T* left = tokens;  // dW = left' right
+        const T* right = x;
+        if (a.basis != nullptr && after) {
+            product<T>(a.basis, 1, F, tokens, wide, F, F, wide, zero<T>(), into<T>(mixed, wide));
+            left = mixed;
+        } else if (a.basis != nullptr) {
+            product<T>(a.basis, F, 1, x, deep, F, F, deep, zero<T>(), into<T>(turned, deep));
+            right = turned;
+        }
+        product<T>(
+            left, 1, wide, right, deep, H, F, deep,
+            [=](int64_t r, int64_t c) { return load<T>(dweight + r * deep + c * lanes<T>); }, into<T>(dweight, deep));
+        if (dx == nullptr) continue;
+        if (a.basis == nullptr || after) {
+            product<T>(left, wide, 1, a.weight, deep, F, H, a.dim, zero<T>(), into_exact<S>(dx, a.dim));
+        } else {
+            product<T>(tokens, wide, 1, a.weight, deep, F, H, deep, zero<T>(), into<T>(turned, deep));
+            product<T>(a.basis, 1, F, turned, deep, F, F, a.dim, zero<T>(), into_exact<S>(dx, a.dim));
+        }
+    }
+}
+
+template <typename S>
+void backward(const Backward<S>& given) {
+    parallel_for(
+        (given.batch + given.chunk - 1) / given.chunk, 1,
+        [](int64_t begin, int64_t end, void* context) {
+            using T = Compute<S>;
+            const Backward<S>& a = *static_cast<const Backward<S>*>(context);
+            const int64_t row = round_up(a.width, padding) + round_up(a.dim, padding);
+            T* memory = static_cast<T*>(scratch(size_t(2 * a.frames * row) * sizeof(T)));
+            for (int64_t chunk = begin; chunk < end; ++chunk) backward_chunk<S>(a, chunk, memory);
+        },
+        const_cast<Backward<S>*>(&given));
+}
+
+constexpr Entry table[] = {
+    HANDCRAFT_ENTRY("dct_linear_forward_f32", Forward, float, forward),
+    HANDCRAFT_ENTRY("dct_linear_forward_f64", Forward, double, forward),
+    HANDCRAFT_ENTRY("dct_linear_forward_bf16", Forward, bf16, forward),
+    HANDCRAFT_ENTRY("dct_linear_forward_f16", Forward, f16, forward),
+    HANDCRAFT_ENTRY("dct_linear_backward_f32", Backward, float, backward),
+    HANDCRAFT_ENTRY("dct_linear_backward_f64", Backward, double, backward),
+    HANDCRAFT_ENTRY("dct_linear_backward_bf16", Backward, bf16, backward),
+    HANDCRAFT_ENTRY("dct_linear_backward_f16", Backward, f16, backward),
+};
+
+}  // namespace
+
+extern const Entries dct_linear_entries{table, sizeof(table) / sizeof(table[0])};
+
+}  // namespace handcraft::HANDCRAFT_ISA
