@@ -7,6 +7,7 @@ checkpoint and `best.json`, which points to the best. A checkpoint may come from
 can run code, every file has a checksum, and no size is believed before it has been compared with the weights.
 """
 
+import math
 import os
 import re
 import shutil
@@ -90,12 +91,17 @@ def step_folder(run: Path | str, step: int) -> Path:
 
 
 def list_steps(run: Path | str) -> list[int]:
-    """Steps of the complete checkpoints in a run's folder, ascending; interrupted writes have other names."""
+    """Steps of the complete checkpoints in a run's folder, ascending; interrupted writes have other names, and links to
+    folders elsewhere do not count."""
     run = Path(run)
     if not run.is_dir():
         return []
-    found = (_STEP.fullmatch(entry.name) for entry in run.iterdir() if entry.is_dir())
+    found = (_STEP.fullmatch(entry.name) for entry in run.iterdir() if _is_folder(entry))
     return sorted(int(match.group(1)) for match in found if match)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) -> Path:
@@ -164,8 +170,12 @@ def find(path: Path | str, which: Literal["best", "last"] = "best") -> Path:
             f"{path}: neither a checkpoint ({CONFIG} and {WEIGHTS}) nor a run with step-* folders; pickled "
             "checkpoints (.pt, .pth, .ckpt) are not read, since opening one can run code"
         )
-    if which == "last" or not (path / BEST).exists():
+    if which == "last" or (len(steps) == 1 and not (path / BEST).exists()):
         return step_folder(path, steps[-1])
+    if not (path / BEST).exists():
+        raise CheckpointError(
+            f"{path}: no {BEST} says which of its checkpoints is the best; give the one you want, of the steps {steps}"
+        )
     pointer = _read(path / BEST)
     name = pointer.get("checkpoint") if isinstance(pointer, dict) else None
     if not isinstance(name, str) or not _STEP.fullmatch(name):
@@ -174,7 +184,7 @@ def find(path: Path | str, which: Literal["best", "last"] = "best") -> Path:
         raise CheckpointError(
             f"{path / BEST}: names {name}, but the step {pointer.get('step')!r:.80}; restore the file"
         )
-    if not (path / name).is_dir():
+    if not _is_folder(path / name):
         raise CheckpointError(f"{path / BEST}: points to {name}, which is not there; found steps {steps}")
     return path / name
 
@@ -215,10 +225,14 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         statistics = Statistics.from_dict(value.get("statistics"))
     except (HandcraftError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: unusable statistics ({error})") from None
-    if statistics.mean.numel() != config.dim:
+    shape = tuple(statistics.mean.shape)
+    axes = shape[1] if configs["preprocess"] is None else len(configs["preprocess"].coordinates)
+    if math.prod(shape) != config.dim or shape != (LAYOUTS[plain["layout"]].landmarks, axes):
         raise CheckpointError(
-            f"{file}: statistics of shape {tuple(statistics.mean.shape)} do not fit the model's dim {config.dim}"
+            f"{file}: statistics of shape {shape} do not fit the model's dim {config.dim} and layout {plain['layout']}"
         )
+    if not statistics.std.isfinite().all():
+        raise CheckpointError(f"{file}: unusable statistics (a deviation is too large for float32)")
     if configs["preprocess"] is not None and configs["preprocess"].layout != plain["layout"]:
         found = configs["preprocess"].layout
         raise CheckpointError(f"{file}: layout is {plain['layout']}, but the preprocessing gives {found}")

@@ -15,7 +15,7 @@ from typing import Any
 from handcraft.errors import DataError
 
 TEMPORARY = ".partial-"  # names that begin so are leftovers of an interrupted write; readers never open them
-LARGEST_JSON = 256 << 20  # bytes: the manifest of 100 million clips; parsed, JSON takes some 30 times its size
+LARGEST_JSON = 64 << 20  # bytes: far more than the manifest of a million clips; parsed, it takes 30 times as much
 
 
 @contextlib.contextmanager

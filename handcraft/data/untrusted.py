@@ -2,7 +2,7 @@
 
 A name or a path that stands in a file may point outside of the folder; a count may be forged; a link may lead anywhere;
 a text may never end. Here each is compared with what is really there before it is used. All errors are `DataError`
-and name the file. Readers of one format have their own modules (npy.py, store.py, ...).
+and name the file. Readers of one format have modules of their own: npy.py, tar.py, parquet.py.
 """
 
 import csv
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TextIO
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from handcraft.data.npy import read_array
 from handcraft.errors import DataError
 
 LONGEST_NAME = 200  # bytes of a file name made from an id: file systems allow 255, and an ending must fit too
-LARGEST_TEXT = 64 << 20  # bytes of a JSON or YAML file beside the data: parsed, it takes some 30 times as much memory
+LONGEST_LINE = 1 << 20  # characters of a line of a CSV file
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -123,13 +124,13 @@ def csv_rows(path: Path | str, columns: Sequence[str]) -> Iterator[dict[str, str
     """The rows of a CSV file with a header, one at a time, as column name -> text; blank lines are skipped.
 
     columns: those that must be there; others are passed on. UTF-8, with or without a byte order mark. Refused: a name
-    given twice in the header, a row with more or fewer cells than the header, cells of over 131,072 characters, and
-    quotes that do not end.
+    given twice in the header, a row with more or fewer cells than the header, lines of over `LONGEST_LINE` characters,
+    cells of over 131,072, and quotes that do not end.
     """
     require_file(path)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
+            lines = csv.reader(_lines(file), strict=True)
             names = next(lines, [])
             absent = [name for name in columns if name not in names]
             if absent or len(set(names)) != len(names):
@@ -145,6 +146,14 @@ def csv_rows(path: Path | str, columns: Sequence[str]) -> Iterator[dict[str, str
                     yield dict(zip(names, row, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not readable as CSV ({error}); save it as UTF-8 text with commas") from None
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Lines of bounded length: a file may be one line of any size, and take no room on the disk (a sparse file)."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error(f"a line has over {LONGEST_LINE} characters")
+        yield line
 
 
 def _memory() -> int:

@@ -115,6 +115,8 @@ def imported(new: Path) -> str:
 
 def _edit(file: Path, change: Callable[[dict], None]) -> None:
     """Change a JSON object where it still is one; its checksum is taken out."""
+    if not file.is_file():
+        return
     try:
         value = json.loads(file.read_bytes())
         value.pop("checksum", None)

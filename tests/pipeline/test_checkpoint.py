@@ -80,6 +80,10 @@ def test_a_run_means_its_best_unless_last_is_asked_for(run):
     assert load(run, "last").step == 9
     assert load(run / "step-00000009").step == 9
     (run / "best.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no best\.json says which of its checkpoints is the best.*\[5, 9\]"):
+        load(run)
+    assert load(run, "last").step == 9
+    shutil.rmtree(run / "step-00000005")
     assert load(run).step == 9
 
 
@@ -213,6 +217,8 @@ def test_pickled_code_is_refused_unread(run, name, monkeypatch, tmp_path):
         (lambda v: v.update(statistics=None), "statistics"),
         (lambda v: v["statistics"]["mean"].pop(), "statistics"),
         (lambda v: v.update(statistics={"mean": [[0.0]], "std": [[1.0]]}), "statistics"),
+        (lambda v: v["statistics"]["std"][0].__setitem__(0, 1e300), "unusable statistics"),
+        (lambda v: v.update(statistics={"mean": [[0.0] * 96], "std": [[1.0] * 96]}), "layout pose_hands48"),
         (lambda v: v.update(seed="0"), "seed"),
         (lambda v: v.update(reverse=1), "reverse"),
         (lambda v: v.update(step=True), "step"),
@@ -289,6 +295,14 @@ def test_a_bad_pointer_is_named(run, pointer):
 
 def test_a_pointer_to_nothing_is_named(run):
     shutil.rmtree(run / "step-00000005")
+    with pytest.raises(CheckpointError, match="step-00000005, which is not there"):
+        load(run)
+
+
+def test_a_link_to_a_checkpoint_elsewhere_is_not_followed(run, tmp_path):
+    (run / "step-00000005").rename(tmp_path / "elsewhere")
+    (run / "step-00000005").symlink_to(tmp_path / "elsewhere")
+    assert checkpoints.list_steps(run) == [9]
     with pytest.raises(CheckpointError, match="step-00000005, which is not there"):
         load(run)
 

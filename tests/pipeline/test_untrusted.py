@@ -170,6 +170,15 @@ def test_csv_rows_are_read_by_name(tmp_path):
     ]
 
 
+def test_a_line_without_end_is_refused_before_it_is_read(tmp_path):
+    """A sparse file: a terabyte of zeros that takes no room on the disk."""
+    with open(tmp_path / "f.csv", "wb") as file:
+        file.write(b"id\n")
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"f\.csv: not readable as CSV \(a line has over 1048576 characters"):
+        list(csv_rows(tmp_path / "f.csv", ["id"]))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
