@@ -7,6 +7,7 @@ import error.
 import functools
 import importlib
 import importlib.metadata
+import logging
 import os
 import re
 import shutil
@@ -18,7 +19,10 @@ import torch
 from handcraft.kernels import native
 
 TRITON_RANGE = ((3, 6), (3, 10))
-"""Versions of triton that the kernels are written for: at least the first, below the second."""
+"""Versions of triton that the kernels are tested with: at least the first, below the second. Older ones lack what the
+kernels need; newer ones are used with a warning."""
+
+logger = logging.getLogger("handcraft.kernels")
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,15 @@ def backend(name: str) -> Probe:
     if name == "cuda":
         return _first_missing(name, ("cuda", "compiler"))
     if name == "triton":
-        return _first_missing(name, ("triton", "cuda"))
+        return _first_missing(name, ("triton",) if interpreting() else ("triton", "cuda"))
     if name == "mamba_ssm":
         return _first_missing(name, ("cuda", "mamba_ssm"))
     raise ValueError(f"backend: name is {name!r}, expected reference, cpu, triton, cuda or mamba_ssm")
+
+
+def interpreting() -> bool:
+    """Whether Triton's kernels run in its interpreter, on CPU tensors; as Triton reads the variable, at import."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on")
 
 
 def _first_missing(name: str, needs: tuple[str, ...]) -> Probe:
@@ -136,16 +145,14 @@ def _triton() -> Probe:
     if not found.available:
         return found
     digits = tuple(int(part) for part in re.findall(r"\d+", found.version)[:2])
-    least, below = TRITON_RANGE
-    if not least <= digits < below:
-        wanted = f">={least[0]}.{least[1]},<{below[0]}.{below[1]}"
-        return Probe(
-            "triton",
-            False,
-            f"version {found.version}, expected {wanted}",
-            found.version,
-            f'pip install "triton{wanted}"',
-        )
+    least, below = (".".join(map(str, version)) for version in TRITON_RANGE)
+    if digits < TRITON_RANGE[0]:
+        reason = f"version {found.version}, expected at least {least}"
+        return Probe("triton", False, reason, found.version, f'pip install "triton>={least},<{below}"')
+    if digits >= TRITON_RANGE[1]:
+        reason = f"imports; version {found.version} is newer than those tested, {least} to below {below}"
+        logger.warning("triton: %s; if results look wrong, run `handcraft doctor`", reason)
+        return Probe("triton", True, reason, found.version)
     return found
 
 

@@ -10,6 +10,7 @@ for each tensor: what is returned for the others does not matter. Gradients may 
 the forward pass keeps beside the tensors, which are kept anyway; they are no outputs and have no gradient.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,22 @@ from torch.autograd.function import once_differentiable
 from handcraft.kernels.precision import outside_autocast
 
 NAMESPACE = "handcraft"
+
+
+class Lazy:
+    """A launcher imported when it is first used, since it needs a package that may be absent (Triton).
+
+    Args:
+        name: of the module, e.g. "handcraft.kernels.dct_linear.kernel".
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, found)  # from now on it is found without a call
+        return found
 
 
 class FusedOp:
@@ -44,7 +61,7 @@ class FusedOp:
         self,
         name: str,
         tensors: Sequence[str],
-        launchers: Mapping[str, ModuleType],
+        launchers: Mapping[str, ModuleType | Lazy],
         fake: Callable[..., tuple[Tensor, ...]],
         *,
         options: Sequence[str] = (),

@@ -1,5 +1,6 @@
 """Probing: every state of an install becomes a line, never an exception."""
 
+import logging
 import sys
 
 import pytest
@@ -46,7 +47,7 @@ def test_every_backend_has_an_answer():
         assert env.backend(name).reason
     assert env.backend("reference").available
     if not torch.cuda.is_available():
-        for name in ("triton", "cuda", "mamba_ssm"):
+        for name in ("cuda", "mamba_ssm"):
             assert not env.backend(name).available
 
 
@@ -78,15 +79,31 @@ def test_a_broken_install_is_a_reason(tmp_path, monkeypatch, text, reason):
     assert probe.install
 
 
-def test_triton_outside_its_range_is_refused(monkeypatch):
-    for version, fits in (("3.5.1", False), ("3.6.0", True), ("3.9.9+git1", True), ("3.10.0", False), ("4.0", False)):
-        found = env.Probe("triton", True, "imports", version)
-        monkeypatch.setattr(env, "_package", lambda *_, found=found: found)
-        probe = env._triton()
-        assert probe.available == fits
-        if not fits:
-            assert f"version {version}, expected >=3.6,<3.10" in probe.reason
-            assert "pip install" in probe.install
+@pytest.mark.parametrize(
+    ("version", "available", "warns"),
+    [("3.5.1", False, 0), ("3.6.0", True, 0), ("3.9.9+git1", True, 0), ("3.10.0", True, 1), ("4.0", True, 1)],
+)
+def test_triton_is_refused_below_its_range_and_warned_about_above(monkeypatch, caplog, version, available, warns):
+    monkeypatch.setattr(env, "_package", lambda *_: env.Probe("triton", True, "imports", version))
+    with caplog.at_level(logging.WARNING, logger="handcraft.kernels"):
+        probes = [env.probe("triton") for _ in range(2)]
+    assert probes[0].available == available
+    assert len(caplog.messages) == warns
+    assert warns == (f"version {version} is newer than those tested, 3.6 to below 3.10" in probes[0].reason)
+    if not available:
+        assert probes[0].reason == "version 3.5.1, expected at least 3.6"
+        assert probes[0].install == 'pip install "triton>=3.6,<3.10"'
+
+
+def test_the_interpreter_needs_no_gpu(monkeypatch):
+    monkeypatch.setitem(env.PROBES, "triton", lambda: env.Probe("triton", True, "imports", "3.9.0"))
+    monkeypatch.setitem(env.PROBES, "cuda", lambda: env.Probe("cuda", False, "no GPU"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert not env.interpreting()
+    assert env.backend("triton").reason == "cuda: no GPU"
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert env.interpreting()
+    assert env.backend("triton").available
 
 
 def test_a_probe_that_raises_is_a_reason(monkeypatch):

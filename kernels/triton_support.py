@@ -1,0 +1,142 @@
+"""What every Triton kernel here shares: how it is launched, the precision of its products, and how it is recorded.
+
+Imported by `kernel.py` files alone, which `registration.Lazy` imports when they are first used: `handcraft.kernels`
+needs no Triton. With TRITON_INTERPRET=1 in the environment the same kernels run on CPU tensors, one NumPy operation at
+a time: for tests.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+FP_FUSION = True
+"""Multiply and add become one instruction, set at every launch: what Triton does when nothing is said may change."""
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b, summed in fp32; a and b of one dtype. PRECISION counts for fp32 operands: see `product_precision`.
+
+    The interpreters of Triton 3.6 to 3.9 multiply bf16 operands wrongly; upcast operands they multiply exactly as the
+    matrix units do.
+    """
+    if INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def offsets(index, stride):
+    """index * stride in int64: one stride of a large batch, or of a transposed view, may exceed 2^31 elements."""
+    return index.to(tl.int64) * stride
+
+
+def product_precision(dtype: torch.dtype) -> str:
+    """How products of fp32 operands are computed: "tf32x3", three TF32 products that carry fp32's 24 bits between them.
+
+    Plain "tf32" only where PyTorch was told that its own fp32 products on GPUs may use it. Operands of 16 bits are
+    multiplied as they are, for them the answer is a constant, so that they are not compiled twice.
+    """
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed and dtype == torch.float32 else "tf32x3"
+
+
+def operand_dtype(first: Tensor) -> tl.dtype:
+    """What the operands of products are rounded to: the dtype of the op's first argument."""
+    return _TYPES[first.dtype]
+
+
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def alignment(tensor: Tensor, *sizes: int) -> int:
+    """Elements, a power of two, of which every row of `tensor` starts and ends at a multiple: how wide loads may be.
+
+    Rows run along the last dimension. Triton looks only whether numbers divide by 16; a row of 180 elements divides by
+    4, which allows 8-byte loads of bf16. So kernels take strides in units of this constant.
+
+    Args:
+        tensor: its strides and address count; an element of at most 16 bytes.
+        sizes: further lengths that have to be multiples, usually that of a row.
+
+    Returns:
+        1, 2, 4 or 8, at most 16 bytes; 1 if a row is not contiguous.
+    """
+    if tensor.stride(-1) != 1:
+        return 1
+    width = min(8, 16 // tensor.element_size())
+    numbers = (*sizes, *(s for s, n in zip(tensor.stride()[:-1], tensor.shape[:-1], strict=True) if n > 1))
+    while width > 1 and any(number % width for number in numbers):
+        width //= 2
+    while width > 1 and tensor.data_ptr() % (width * tensor.element_size()):
+        width //= 2
+    return width
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of a kernel, as `launch` was given it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class AotCase:
+    """Kernels to be compiled without a GPU, exactly as their launcher ships them; in `AOT_CASES` of a kernel.py."""
+
+    name: str
+    run: Any
+    """Calls a launcher with tensors on the device "meta"; what it launches is recorded and compiled."""
+    matrix: Sequence[str] = ()
+    """Names of the kernels that are meant to run on matrix units."""
+
+
+_RECORDS: list[list[Launch]] = []
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Within it kernels are not run: the list given holds what would have been."""
+    _RECORDS.append([])
+    try:
+        yield _RECORDS[-1]
+    finally:
+        _RECORDS.pop()
+
+
+def launch(
+    kernel: Any, grid: Sequence[int], first: Tensor, arguments: Mapping[str, Any], *, num_warps: int, num_stages: int
+) -> None:
+    """Run a kernel on the device of `first`, whichever is current. A grid with a zero in it is nothing to do.
+
+    Args:
+        kernel: a function under triton.jit.
+        grid: programs along up to three axes.
+        first: the tensor that names the device.
+        arguments: all of the kernel's, constants included, by name. No dtype, batch size or length may be a constant
+            that is not bounded: each value is compiled anew.
+        num_warps, num_stages: the launch config.
+    """
+    if 0 in grid:
+        return
+    if _RECORDS:
+        _RECORDS[-1].append(Launch(kernel, tuple(grid), dict(arguments), num_warps, num_stages))
+        return
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
+    if first.device.type == "cuda" and first.device.index != torch.cuda.current_device():
+        with torch.cuda.device(first.device):
+            kernel[tuple(grid)](**arguments, **options)
+    else:
+        kernel[tuple(grid)](**arguments, **options)
