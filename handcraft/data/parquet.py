@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from handcraft.data.thrift import BINARY, INT32, INT64, STRUCT, Damaged, Reader, Struct, get, structs
 
 _SLACK = 1 << 16  # bytes a column may take beside its values: levels, dictionaries' indices, statistics
-_LARGEST_DESCRIPTION = 1 << 22  # bytes of the description of a whole file
+_LARGEST_DESCRIPTION = 1 << 20  # bytes of the description of a whole file; ours have 3,000
 _LARGEST_HEADER = 1 << 16  # bytes of a page's header, most of them statistics: the smallest and largest text
 _PAGES = {0: (5, 2), 2: (7, 2), 3: (8, 4)}  # data, dictionary, data of version 2: fields of description and encoding
 _ENCODINGS = (0, 2, 3, 8)  # plain, dictionary (old and new name), run lengths; the others can repeat a long text

@@ -45,8 +45,6 @@ class Reader:
         self.content, self.place = content, 0
 
     def struct(self, depth: int = 0) -> dict[int, tuple[int, Any]]:
-        if depth > _DEEPEST:
-            raise Damaged("nested too deeply")
         found: dict[int, tuple[int, Any]] = {}
         field = 0
         while head := self._byte():
@@ -59,6 +57,8 @@ class Reader:
         return found
 
     def _value(self, kind: int, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise Damaged("nested too deeply")
         if kind in (1, 2, 3):  # booleans take a byte where they are elements of a list
             return self._byte()
         if kind in (4, INT32, INT64):
