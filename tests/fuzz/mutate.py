@@ -38,11 +38,14 @@ def mutate(folder: Path, number: str) -> str:
         change = rng.choice((_lose, _exchange, _rename, _link, _pipe, _empty))
         change(path, rng.choice(files), folder, rng)
         return f"{name}: {change.__name__.strip('_')}"
-    content = path.read_bytes()
-    change = rng.choice((_flip, _flip, _flip, _set, _number, _cut, _remove, _repeat, _insert, _text, _swap))
-    place = _place(len(content), rng)
-    path.write_bytes(change(content, place, rng))
-    return f"{name}: {change.__name__.strip('_')} at {place} of {len(content)}"
+    content, done = path.read_bytes(), []
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        change = rng.choice((_flip, _flip, _flip, _set, _number, _cut, _remove, _repeat, _insert, _text, _swap))
+        place = _place(len(content), rng)
+        done.append(f"{change.__name__.strip('_')} at {place} of {len(content)}")
+        content = change(content, place, rng)
+    path.write_bytes(content)
+    return f"{name}: {', '.join(done)}"
 
 
 def _place(size: int, rng: random.Random) -> int:

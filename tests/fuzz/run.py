@@ -45,7 +45,7 @@ class Result:
 
     def table(self) -> str:
         """The counts as text, a line a reader."""
-        cases = list(dict.fromkeys(case for case, _ in self.counts))
+        cases = [case for case in CASES if any(case == counted for counted, _ in self.counts)]
         lines = [f"{'reader':24s}" + "".join(f"{name:>11s}" for name in (*OUTCOMES, "findings"))]
         rows = {case: [self.counts[case, outcome] for outcome in OUTCOMES] for case in cases}
         rows |= {"all": [sum(column) for column in zip(*rows.values(), strict=True)]}
