@@ -88,7 +88,7 @@ def test_two_coordinates_and_no_signer(tmp_path):
 
 def test_shards_are_divided_by_number(tmp_path):
     folder = lsfb_shards(tmp_path / "500", shards=11, clips=1)
-    (folder / "shard_000010.tar").rename(folder / "shard_10.tar")  # by value, not by name
+    (folder / "shard_000009.tar").rename(folder / "shard_9.tar")  # by value, not by name
     import_shards(folder, tmp_path / "store", test_shards=(9, 10), validation_shards=())
     store = Store(tmp_path / "store")
     assert store.splits.tolist() == ["train"] * 9 + ["test"] * 2
