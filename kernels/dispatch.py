@@ -84,11 +84,11 @@ RULES: tuple[Rule, ...] = (
             op,
             "cpu",
             _CPU,
-            condition=lambda shape: shape["M"] in (8, 16, 32, 64) and 1 <= shape["D"] <= 512,
-            wanted="M in {8,16,32,64}, D <= 512",
+            condition=lambda shape: shape["M"] in (8, 16, 32, 64) and 2 <= shape["D"] <= 512,
+            wanted="M in {8,16,32,64}, 2 <= D <= 512",
             evidence=_CPU_EVIDENCE,
         )
-        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe")
+        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe", "cmlpe_generate")
     ),
     *(Rule(op, "reference") for op in OPS),
 )

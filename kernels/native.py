@@ -24,7 +24,7 @@ LIBRARY_VARIABLE = "HANDCRAFT_CPU_LIBRARY"
 """Another build of the library, for instance one with sanitizers."""
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
-_CTYPES = {"float": torch.float32, "double": torch.float64, "int64_t": torch.int64}
+_CTYPES = {"float": torch.float32, "double": torch.float64, "int64_t": torch.int64, "uint8_t": torch.uint8}
 _LOCK = threading.Lock()
 
 

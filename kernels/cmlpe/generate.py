@@ -5,12 +5,12 @@ from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp.op import check_params
-from handcraft.kernels.cmlpe import reference
+from handcraft.kernels.cmlpe import cpu_generate, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import ACTIVATIONS, outside_autocast
 
 OP = "cmlpe_generate"
-IMPLEMENTATIONS = {"reference": reference.cmlpe_generate}
+IMPLEMENTATIONS = {"reference": reference.cmlpe_generate, "cpu": cpu_generate.cmlpe_generate}
 
 
 @torch.no_grad()
