@@ -63,6 +63,16 @@ struct Scratch {
     void* memory = nullptr;
     size_t bytes = 0;
     ~Scratch() { std::free(memory); }
+
+    void* at_least(size_t wanted) {
+        if (bytes < wanted) {
+            std::free(memory);
+            bytes = (wanted + 4095) / 4096 * 4096;
+            memory = std::aligned_alloc(64, bytes);
+            if (memory == nullptr) std::abort();
+        }
+        return memory;
+    }
 };
 
 }  // namespace
@@ -74,13 +84,12 @@ void parallel_for(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, v
 
 void* scratch(size_t bytes) {
     thread_local Scratch mine;
-    if (mine.bytes < bytes) {
-        std::free(mine.memory);
-        mine.bytes = (bytes + 4095) / 4096 * 4096;
-        mine.memory = std::aligned_alloc(64, mine.bytes);
-        if (mine.memory == nullptr) std::abort();
-    }
-    return mine.memory;
+    return mine.at_least(bytes);
+}
+
+void* workspace(size_t bytes) {
+    thread_local Scratch mine;
+    return mine.at_least(bytes);
 }
 
 bool has_bf16_instructions() {

@@ -42,6 +42,9 @@ void parallel_for(int64_t count, int64_t grain, void (*body)(int64_t begin, int6
 // in the same thread may hand out the same memory.
 void* scratch(size_t bytes);
 
+// The same for what a caller of parallel_for shares with the threads it starts: memory apart from its own `scratch`.
+void* workspace(size_t bytes);
+
 // Whether the processor has AVX512-BF16 and the kernels for AVX-512 are in use.
 bool has_bf16_instructions();
 

@@ -7,6 +7,14 @@
 #include <cstddef>
 #include <cstdint>
 
+// GCC 12 warns of what its own header leaves undefined on purpose.
+#if defined(__AVX__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
 #ifndef HANDCRAFT_ISA
 #define HANDCRAFT_ISA baseline
 #endif
@@ -53,6 +61,9 @@ struct Types<double> {
     typedef double loose __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
     typedef int64_t integer;
 };
+// As many 16-bit numbers as a register has floats.
+typedef uint16_t Half __attribute__((vector_size(vector_bytes / 2)));
+typedef uint16_t LooseHalf __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
 }  // namespace detail
 
 // A register of T (float or double), and one of integers of T's size, as comparisons give.
@@ -158,6 +169,75 @@ HANDCRAFT_INLINE f16 from_compute<f16>(float x) {
     }
     bits += 0xfff + ((bits >> 13) & 1);
     return f16{uint16_t(sign | ((bits - 0x38000000) >> 13))};
+}
+
+// lanes<Compute<S>> numbers of storage type S, in the type they are computed with.
+template <typename S>
+HANDCRAFT_INLINE Vec<Compute<S>> load_as_compute(const S* p) {
+    return load<S>(p);
+}
+template <>
+HANDCRAFT_INLINE Vec<float> load_as_compute<bf16>(const bf16* p) {
+    detail::Half bits = *reinterpret_cast<const detail::LooseHalf*>(p);
+    const Mask<float> wide = __builtin_convertvector(bits, Mask<float>) << 16;
+    Vec<float> value;
+    __builtin_memcpy(&value, &wide, sizeof(value));
+    return value;
+}
+template <>
+HANDCRAFT_INLINE Vec<float> load_as_compute<f16>(const f16* p) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+    Vec<float> value;
+    for (int i = 0; i < lanes<float>; ++i) value[i] = to_compute(p[i]);
+    return value;
+#endif
+}
+
+// The upper halves of the lanes, rounded to nearest even as bf16, in the upper halves again; NaN stays NaN.
+HANDCRAFT_INLINE Mask<float> round_to_bf16(Vec<float> x) {
+    Mask<float> bits;
+    __builtin_memcpy(&bits, &x, sizeof(bits));
+    const Mask<float> rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return x != x ? bits | 0x400000 : rounded;
+}
+
+template <typename S>
+HANDCRAFT_INLINE void store_from_compute(S* p, Vec<Compute<S>> x) {
+    store<S>(p, x);
+}
+template <>
+HANDCRAFT_INLINE void store_from_compute<bf16>(bf16* p, Vec<float> x) {
+    *reinterpret_cast<detail::LooseHalf*>(p) = __builtin_convertvector(round_to_bf16(x) >> 16, detail::Half);
+}
+template <>
+HANDCRAFT_INLINE void store_from_compute<f16>(f16* p, Vec<float> x) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < lanes<float>; ++i) p[i] = from_compute<f16>(x[i]);
+#endif
+}
+
+// `count` numbers from one type to another, one of which is what the other is computed in.
+template <typename S>
+HANDCRAFT_INLINE void convert(const S* from, Compute<S>* to, int64_t count) {
+    constexpr int width = lanes<Compute<S>>;
+    int64_t i = 0;
+    for (; i + width <= count; i += width) store<Compute<S>>(to + i, load_as_compute<S>(from + i));
+    for (; i < count; ++i) to[i] = to_compute(from[i]);
+}
+template <typename S>
+HANDCRAFT_INLINE void convert_back(const Compute<S>* from, S* to, int64_t count) {
+    constexpr int width = lanes<Compute<S>>;
+    int64_t i = 0;
+    for (; i + width <= count; i += width) store_from_compute<S>(to + i, load<Compute<S>>(from + i));
+    for (; i < count; ++i) to[i] = from_compute<S>(from[i]);
 }
 
 }  // namespace handcraft::HANDCRAFT_ISA

@@ -3,12 +3,23 @@
 from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
-from handcraft.kernels.adaln_mlp import reference
+from handcraft.kernels.adaln_mlp import cpu, cpu_stack, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
+from handcraft.kernels.registration import FusedOp
 
-IMPLEMENTATIONS = {"reference": reference.adaln_mlp}
-STACK_IMPLEMENTATIONS = {"reference": reference.adaln_mlp_stack}
+FUSED = FusedOp(
+    "adaln_mlp",
+    ("h", "shift", "scale", "gate", "norm_weight", "norm_bias", "fc_weight", "fc_bias"),
+    {"cpu": cpu},
+    fake=lambda h, *others: (h.new_empty(h.shape),),
+)
+FUSED_STACK = FusedOp(
+    "adaln_mlp_stack",
+    ("h", "e", *cpu_stack.PARAMETERS),
+    {"cpu": cpu_stack},
+    fake=lambda h, *others: (h.new_empty(h.shape),),
+)
 
 
 def adaln_mlp(
@@ -65,7 +76,9 @@ def adaln_mlp(
     h = autocast_first(h)
     chosen = dispatch.select(op, backend, h, M=frames, D=dim)
     with outside_autocast(h.device.type):
-        return IMPLEMENTATIONS[chosen](h, shift, scale, gate, norm_weight, norm_bias, fc_weight, fc_bias)
+        if chosen == "reference":
+            return reference.adaln_mlp(h, shift, scale, gate, norm_weight, norm_bias, fc_weight, fc_bias)
+        return FUSED(chosen, h, shift, scale, gate, norm_weight, norm_bias, fc_weight, fc_bias)[0]
 
 
 def adaln_mlp_stack(h: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -> Tensor:
@@ -100,7 +113,9 @@ def adaln_mlp_stack(h: Tensor, e: Tensor, params: CMLPeParams, *, backend: str =
     h = autocast_first(h)
     chosen = dispatch.select(op, backend, h, M=frames, D=dim)
     with outside_autocast(h.device.type):
-        return STACK_IMPLEMENTATIONS[chosen](h, e, params)
+        if chosen == "reference":
+            return reference.adaln_mlp_stack(h, e, params)
+        return FUSED_STACK(chosen, h, e, *(getattr(params, name) for name in cpu_stack.PARAMETERS))[0]
 
 
 def check_params(op: str, name: str, params: CMLPeParams, first: Tensor, dim: int, frames: int) -> None:

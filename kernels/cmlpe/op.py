@@ -4,12 +4,13 @@ from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp.op import check_params
-from handcraft.kernels.cmlpe import reference
+from handcraft.kernels.cmlpe import cpu, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
+from handcraft.kernels.registration import FusedOp
 
 OP = "cmlpe"
-IMPLEMENTATIONS = {"reference": reference.cmlpe}
+FUSED = FusedOp(OP, ("x", "e", *cpu.PARAMETERS), {"cpu": cpu}, fake=lambda x, *others: (x.new_empty(x.shape),))
 
 
 def cmlpe(x: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -> Tensor:
@@ -44,4 +45,6 @@ def cmlpe(x: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -
     x = autocast_first(x)
     chosen = dispatch.select(OP, backend, x, M=frames, D=dim)
     with outside_autocast(x.device.type):
-        return IMPLEMENTATIONS[chosen](x, e, params)
+        if chosen == "reference":
+            return reference.cmlpe(x, e, params)
+        return FUSED(chosen, x, e, *(getattr(params, name) for name in cpu.PARAMETERS))[0]

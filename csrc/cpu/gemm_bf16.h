@@ -1,0 +1,77 @@
+// The map over D of gemm.h with AVX512-BF16: products of bf16 numbers, summed in float. Two rows of the operands make one
+// row of pairs, a bf16 number of each in the lower and the upper half of 32 bits.
+#pragma once
+
+#include "gemm.h"
+
+namespace handcraft::HANDCRAFT_ISA {
+
+typedef uint32_t Pair __attribute__((may_alias));
+
+// As pack_rows, of float numbers and for depth rounded up to pairs: at most as much memory.
+inline void pack_pairs(const float* weight, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t padded,
+                       int64_t depth, float* packed) {
+    Pair* to = reinterpret_cast<Pair*>(packed);
+    const auto number = [&](int64_t r, int64_t k) -> uint32_t {
+        return r < rows && k < depth ? from_compute<bf16>(weight[r * row_stride + k * k_stride]).bits : 0;
+    };
+    for (int64_t tile = 0; tile < padded; tile += tile_rows) {
+        for (int64_t k = 0; k < depth; k += 2) {
+            for (int64_t r = tile; r < tile + tile_rows; ++r) *to++ = number(r, k) | number(r, k + 1) << 16;
+        }
+    }
+}
+
+// Rows 2i and 2i + 1 of `tile` (depth, width) become row i of pairs, in place; a row behind an odd depth is overwritten.
+template <int width>
+void make_pairs(float* tile, int64_t depth) {
+    if (depth % 2) __builtin_memset(tile + depth * width, 0, width * sizeof(float));
+    for (int64_t k = 0; k < depth; k += 2) {
+        for (int at = 0; at < width; at += lanes<float>) {
+            const Mask<float> low = round_to_bf16(load<float>(tile + k * width + at)) >> 16;
+            const Mask<float> high = round_to_bf16(load<float>(tile + (k + 1) * width + at));
+            const Mask<float> pair = (low & 0xffff) | (high & int32_t(0xffff0000));
+            __builtin_memcpy(tile + k / 2 * width + at, &pair, sizeof(pair));
+        }
+    }
+}
+
+#if defined(__AVX512F__)
+
+// As map_rows, for what pack_pairs and make_pairs have made.
+template <int width, typename Start>
+__attribute__((target("avx512bf16"))) void map_pairs(const float* packed, const float* in, float* out, int64_t padded,
+                                                     int64_t depth, Start start) {
+    constexpr int columns = width / lanes<float>;
+    const Pair* left = reinterpret_cast<const Pair*>(packed);
+    for (int64_t tile = 0; tile < padded; tile += tile_rows, left += (depth + 1) / 2 * tile_rows) {
+        for (int c = 0; c < columns; c += 2) {
+            __m512 sums[tile_rows][2];
+#pragma GCC unroll 16
+            for (int r = 0; r < tile_rows; ++r) {
+                sums[r][0] = start(tile + r, c);
+                sums[r][1] = start(tile + r, c + 1);
+            }
+            const float* right = in + c * lanes<float>;
+            for (int64_t k = 0; k < (depth + 1) / 2; ++k) {
+                const __m512bh first = __m512bh(_mm512_loadu_si512(right + k * width));
+                const __m512bh second = __m512bh(_mm512_loadu_si512(right + k * width + lanes<float>));
+#pragma GCC unroll 16
+                for (int r = 0; r < tile_rows; ++r) {
+                    const __m512bh pair = __m512bh(_mm512_set1_epi32(int(left[k * tile_rows + r])));
+                    sums[r][0] = _mm512_dpbf16_ps(sums[r][0], pair, first);
+                    sums[r][1] = _mm512_dpbf16_ps(sums[r][1], pair, second);
+                }
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < tile_rows; ++r) {
+                store<float>(out + (tile + r) * width + c * lanes<float>, sums[r][0]);
+                store<float>(out + (tile + r) * width + (c + 1) * lanes<float>, sums[r][1]);
+            }
+        }
+    }
+}
+
+#endif
+
+}  // namespace handcraft::HANDCRAFT_ISA
