@@ -35,8 +35,9 @@ struct Walk {
 };
 
 template <typename T, bool FIXED_B, bool FIXED_C, int STATES>
-void backward_states(const Walk<T>& w, int64_t n) {
+void backward_states(const Walk<T>& given, int64_t n) {
     constexpr int width = lanes<T>;
+    const Walk<T> w = given;  // a copy of its own, which no store can change
     Vec<T> rate[STATES], h[STATES], carried[STATES], dA[STATES] = {}, dB[STATES] = {}, dC[STATES] = {};
     decltype(mixing_of<FIXED_B>(w.B, n, w.length)) b[STATES];
     decltype(mixing_of<FIXED_C>(w.C, n, w.length)) c[STATES];
@@ -103,15 +104,13 @@ BackwardStates<T> pick_backward(bool fixed_B, bool fixed_C) {
     return fixed_C ? backward_states<T, false, true, STATES> : backward_states<T, false, false, STATES>;
 }
 
-// out[i] += the sum of the lanes of sums[i]
+// out[i] += the sum of the lanes of sums[i]; `count` is rounded up to whole registers of sums, which are read.
 template <typename T>
 void add_lane_sums(const T* sums, int64_t count, T* out) {
     constexpr int width = lanes<T>;
     for (int64_t i = 0; i < count; i += width) {
         const int n = int(smaller(width, count - i));
-        Vec<T> rows[width];
-        for (int r = 0; r < width; ++r) rows[r] = r < n ? load<T>(sums + (i + r) * width) : Vec<T>{};
-        store_first<T>(out + i, load_first<T>(out + i, n) + lane_sums<T>(rows), n);
+        store_first<T>(out + i, load_first<T>(out + i, n) + lane_sums<T>(sums + i * width), n);
     }
 }
 
@@ -137,7 +136,7 @@ struct Memory {
         : tile(p.length * width),
           states(p.state * width),
           mixing(p.state * p.length),
-          sums(p.length * block_states * width),
+          sums(ceiling(p.length * block_states, width) * width * width),
           tiles(ceiling(channels, width)),
           panel(smaller(tiles, larger(1, smaller(panel_tiles, panel_bytes / (10 * tile * int64_t(sizeof(T))))))),
           fixed_B(p.groups_B == 0),

@@ -7,11 +7,6 @@
 
 #include "simd.h"
 
-// The AVX-512 intrinsics are written with a full mask: GCC 12 warns of its own header at the others.
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace handcraft::HANDCRAFT_ISA {
 
 namespace detail {
@@ -53,8 +48,8 @@ HANDCRAFT_INLINE Vec<T> power_of_two(Vec<T> n) {
 template <typename T>
 HANDCRAFT_INLINE Vec<T> nearest(Vec<T> x) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_maskz_roundscale_ps(0xffff, x, 8);
-    else return _mm512_maskz_roundscale_pd(0xff, x, 8);
+    if constexpr (sizeof(T) == 4) return _mm512_roundscale_ps(x, 8);
+    else return _mm512_roundscale_pd(x, 8);
 #else
     return (x + Float<T>::shift) - Float<T>::shift;
 #endif
@@ -64,8 +59,8 @@ HANDCRAFT_INLINE Vec<T> nearest(Vec<T> x) {
 template <typename T>
 HANDCRAFT_INLINE Vec<T> scale(Vec<T> p, Vec<T> n) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_maskz_scalef_ps(0xffff, p, n);
-    else return _mm512_maskz_scalef_pd(0xff, p, n);
+    if constexpr (sizeof(T) == 4) return _mm512_scalef_ps(p, n);
+    else return _mm512_scalef_pd(p, n);
 #else
     // two factors, so that subnormal results and the largest ones are reached
     Vec<T> half = nearest<T>(n * T(0.5));
@@ -140,8 +135,8 @@ HANDCRAFT_INLINE Vec<T> exp2(Vec<T> x) {
         return detail::scale<T>(detail::exp_reduced<T>((x - n) * T(0.69314718055994530942)), n);
     } else {
 #if defined(__AVX512F__)
-        const Vec<T> n = _mm512_maskz_roundscale_ps(0xffff, x, 8);
-        const Vec<T> r = _mm512_maskz_reduce_ps(0xffff, x, 8);  // x - n, and 0 for an infinity
+        const Vec<T> n = _mm512_roundscale_ps(x, 8);
+        const Vec<T> r = _mm512_reduce_ps(x, 8);  // x - n, and 0 for an infinity
 #else
         const T shift = detail::Float<T>::shift;
         const Vec<T> shifted = x + shift, r = x - (shifted - shift);
@@ -153,7 +148,7 @@ HANDCRAFT_INLINE Vec<T> exp2(Vec<T> x) {
         p = p * r + 0x1.62e42ap-1f;
         p = p * r + 1.f;
 #if defined(__AVX512F__)
-        return _mm512_maskz_scalef_ps(0xffff, p, n);
+        return _mm512_scalef_ps(p, n);
 #else
         // the integer sits in the lowest bits of `shifted`: moved to the exponent's place and added there
         Vec<T> y = detail::bits<T, Vec<T>>(detail::bits<T, Mask<T>>(p) +
@@ -239,15 +234,29 @@ HANDCRAFT_INLINE void sincos_turns(Vec<T> x, Vec<T>& sine, Vec<T>& cosine) {
 }
 
 // 1 / (1 + exp(-x))
+namespace detail {
+// 1 / x for x in [1, 4].
+template <typename T>
+HANDCRAFT_INLINE Vec<T> reciprocal(Vec<T> x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {  // one step of Newton's after 14 bits: four times as fast as the division
+        const Vec<T> y = _mm512_rcp14_ps(x);
+        return y + y * (T(1) - x * y);
+    }
+#endif
+    return T(1) / x;
+}
+}  // namespace detail
+
 template <typename T>
 HANDCRAFT_INLINE Vec<T> sigmoid(Vec<T> x) {
-    return T(1) / (T(1) + exp<T>(-x));
+    const Vec<T> e = exp<T>(x < T(0) ? x : -x), y = detail::reciprocal<T>(e + T(1));
+    return x < T(0) ? e * y : y;
 }
 
-// x / (1 + exp(-x))
 template <typename T>
 HANDCRAFT_INLINE Vec<T> silu(Vec<T> x) {
-    return x / (T(1) + exp<T>(-x));
+    return x * sigmoid<T>(x);
 }
 
 // log(1 + exp(x)), without overflow and without loss for very negative x.
@@ -255,7 +264,7 @@ template <typename T>
 HANDCRAFT_INLINE Vec<T> softplus(Vec<T> x) {
     // max(x, 0) + log(1 + e), e = exp(-|x|) <= 1; log(1 + e) = 2 atanh(s), s = e / (2 + e) <= 1/3
     const Vec<T> e = exp<T>(x < T(0) ? x : -x);
-    const Vec<T> s = e / (e + T(2)), z = s * s;
+    const Vec<T> s = e * detail::reciprocal<T>(e + T(2)), z = s * s;
     Vec<T> p;
     if constexpr (sizeof(T) == 4) {
         p = broadcast<T>(T(2) / 13);
