@@ -22,7 +22,7 @@ from torch import nn
 
 import handcraft
 from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig
-from handcraft.data.manifest import is_text
+from handcraft.data.manifest import is_digest, is_text
 from handcraft.data.preprocess import signature
 from handcraft.data.statistics import Statistics
 from handcraft.data.untrusted import require_file
@@ -36,7 +36,6 @@ from handcraft.state_file import load_state, save_state
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.safetensors", "best.json"
 _STEP = re.compile(r"step-(\d{8})")
-_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -330,7 +329,7 @@ def _plain_fields(value: dict, file: Path) -> dict[str, Any]:
         "classes": bool(classes)
         and all(is_text(name) and name for name in classes)
         and classes == sorted(set(classes)),
-        "seen_clips": all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in plain["seen_clips"]),
+        "seen_clips": all(map(is_digest, plain["seen_clips"])),
         "split_hashes": all(isinstance(found, str) for found in plain["split_hashes"].values()),
         "layout": plain["layout"] in LAYOUTS,
         "seed": 0 <= plain["seed"] < 1 << 63,

@@ -126,6 +126,9 @@ class MambaSLConfig:
     head: int = 1024
 
 
+ModelConfig = CMLPeConfig | TransformerSLConfig | MambaSLConfig
+
+
 @dataclass(frozen=True)
 class GeneratorRecipe:
     """How the twin generators are trained."""

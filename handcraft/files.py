@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 from handcraft.errors import DataError
 
 TEMPORARY = ".partial-"  # names that begin so are leftovers of an interrupted write; readers never open them
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 LARGEST_JSON = 64 << 20  # bytes: far more than the manifest of a million clips; parsed, it takes 30 times as much
 
 
@@ -114,6 +116,11 @@ def _checksum(value: dict[str, Any]) -> str:
     """SHA-256 of the value, whatever the order of its fields and the blanks between them."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text has no control characters, which could steer a terminal, and no halves of surrogate pairs."""
+    return not _UNPRINTABLE.search(text)
 
 
 def sha256_file(path: Path | str) -> str:

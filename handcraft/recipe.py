@@ -5,7 +5,6 @@ referring to itself (YAML's aliases), and a key given twice is an error, where Y
 """
 
 import math
-import re
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,15 +12,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from handcraft.config import (
-    CMLPeConfig,
-    MambaSLConfig,
-    PreprocessConfig,
-    Recipe,
-    TransformerSLConfig,
-    WindowConfig,
-)
+from handcraft.config import CMLPeConfig, ModelConfig, PreprocessConfig, Recipe, TransformerSLConfig, WindowConfig
 from handcraft.errors import ConfigError
+from handcraft.files import is_printable
 from handcraft.layouts import LAYOUTS
 
 FROM_DATA = ("classes", "dim")
@@ -30,10 +23,9 @@ _LARGEST = 64 << 10  # bytes; a recipe is a page of text
 _LARGEST_NUMBER = 1 << 31
 _LARGEST_SIZE = 1 << 16  # of a model, in any direction: 64 times the largest width that is of use
 _LONGEST_WINDOW = 4096  # frames
-ModelConfig = CMLPeConfig | TransformerSLConfig | MambaSLConfig
+
 Rule = tuple[bool, str, Any, str]
 """Whether it is kept, the field, what was found there, what was expected."""
-_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 def recipe_names() -> list[str]:
@@ -139,7 +131,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 def _is_plain(value: Any) -> bool:
     """Whether a value of the right type is also within bounds."""
     if isinstance(value, str):
-        return not _UNPRINTABLE.search(value)
+        return is_printable(value.replace("\n", ""))  # a description may have several lines
     return isinstance(value, bool) or (math.isfinite(value) and abs(value) < _LARGEST_NUMBER)
 
 

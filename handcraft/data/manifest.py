@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from handcraft.errors import ConfigError, DataError
-from handcraft.files import read_json, verified
+from handcraft.files import is_printable, read_json, verified
 from handcraft.layouts import layout
 
 FORMAT_VERSION = 1
@@ -32,7 +32,6 @@ MAX_PROVENANCE = 16 << 10  # bytes of the JSON text that says what a clip was ma
 _PART = re.compile(r"part-\d{5,9}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
-_UNPRINTABLE = re.compile("[\x00-\x1f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class Manifest:
             is_text(split) and isinstance(value, str) for split, value in self.split_hashes.items()
         )
         _require(good, "split_hashes", self.split_hashes, "split name -> hash")
-        good = all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in self.seen_clips)
+        good = all(map(is_digest, self.seen_clips))
         _require(good, "seen_clips", list(self.seen_clips[:3]), "digests of 16 hexadecimal digits")
 
     @property
@@ -206,7 +205,12 @@ def _is_number(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     """Whether `value` can stand in the table: a string of at most `MAX_TEXT` printable characters, valid as UTF-8."""
-    return isinstance(value, str) and len(value) <= MAX_TEXT and not _UNPRINTABLE.search(value)
+    return isinstance(value, str) and len(value) <= MAX_TEXT and is_printable(value)
+
+
+def is_digest(value: Any) -> bool:
+    """Whether `value` is the digest of a clip as `hex_digests` writes it: 16 hexadecimal digits."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def is_nan(frames: np.ndarray) -> np.ndarray:

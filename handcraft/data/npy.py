@@ -28,8 +28,8 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers as Python 2 wrote them, and of odd escapes in a damaged header
             shape, fortran_order, dtype = _READERS[version](head)
-    except (TypeError, SyntaxError, EOFError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise ValueError(f"no npy header: {error}") from None
+    except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"no npy header: {ascii(str(error))[1:-1][:200]}") from None  # it may quote the file
     file.seek(start + head.tell())
     if dtype.hasobject:
         raise ValueError(

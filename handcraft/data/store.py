@@ -223,7 +223,7 @@ class Store:
 def _check_table(table: pa.Table, part: PartEntry, path: Path) -> None:
     """No text that is long or would steer a terminal, and clips that tile the part's frames exactly."""
     for name in set(TEXTS) & set(table.column_names):
-        strange = pc.match_substring_regex(table[name], r"[\x00-\x1f]")
+        strange = pc.match_substring_regex(table[name], r"[\x00-\x1f\x7f-\x9f]")
         if pc.max(pc.utf8_length(table[name])).as_py() > MAX_TEXT or pc.any(strange).as_py():
             raise DataError(f"{path}: column {name} has a text of over {MAX_TEXT} printable characters; {REMEDY}")
     if "frames" in table.column_names:

@@ -7,7 +7,6 @@ and name the file. Readers of one format have modules of their own: npy.py, tar.
 
 import csv
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TextIO
@@ -16,10 +15,10 @@ import numpy as np
 
 from handcraft.data.npy import read_array
 from handcraft.errors import DataError
+from handcraft.files import is_printable
 
 LONGEST_NAME = 200  # bytes of a file name made from an id: file systems allow 255, and an ending must fit too
 LONGEST_LINE = 1 << 20  # characters of a line of a CSV file
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def file_name(text: str, where: Path | str) -> str:
@@ -32,7 +31,7 @@ def file_name(text: str, where: Path | str) -> str:
         isinstance(text, str)
         and text
         and not text.startswith(".")
-        and not _UNPRINTABLE.search(text)
+        and is_printable(text)
         and not set(text) & set("/\\")
         and not PureWindowsPath(text).drive
         and len(text.encode()) <= LONGEST_NAME
@@ -56,7 +55,7 @@ def relative_path(text: str, where: Path | str) -> PurePosixPath:
         path.parts
         and not path.is_absolute()
         and ".." not in path.parts
-        and not _UNPRINTABLE.search(text)
+        and is_printable(text)
         and "\\" not in text
         and not PureWindowsPath(text).drive
     )

@@ -2,13 +2,11 @@
 
 from torch import nn
 
-from handcraft.config import CMLPeConfig, MambaSLConfig, TransformerSLConfig
+from handcraft.config import CMLPeConfig, MambaSLConfig, ModelConfig, TransformerSLConfig
 from handcraft.errors import ConfigError
 from handcraft.models.cmlpe import CMLPe
 from handcraft.models.mamba_sl import MambaSL
 from handcraft.models.transformer_sl import TransformerSL
-
-ModelConfig = CMLPeConfig | TransformerSLConfig | MambaSLConfig
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "cmlpe": (CMLPeConfig, CMLPe),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handcraft.errors import DataError
-from handcraft.files import read_json, verified, with_checksum, write_json
+from handcraft.files import is_printable, read_json, verified, with_checksum, write_json
 
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
@@ -67,3 +67,13 @@ def test_every_change_of_a_value_is_noticed():
             verified(signed | change, "f")
     assert verified([1], "f") == [1]
     assert verified({"a": 1}, "f") == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["", "plain", "élève, 手", "a b"])
+def test_texts_that_can_be_shown(text):
+    assert is_printable(text)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "a\nb", "\0", "\x7f", "\ud800"])
+def test_texts_that_would_steer_a_terminal(text):
+    assert not is_printable(text)

@@ -44,7 +44,7 @@ def small_store(path: Path, clips: int = 5, **options: object) -> Store:
     return Store(path)
 
 
-text = st.text(st.characters(min_codepoint=32, exclude_categories=("Cs",)), max_size=12)
+text = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=12)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

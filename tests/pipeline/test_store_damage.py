@@ -63,6 +63,7 @@ MANIFESTS = {
     "no field": (lambda m: m.pop("preprocessing"), "preprocessing"),
     "unsorted classes": (lambda m: m.update(classes=["yes", "no"]), "classes"),
     "no class": (lambda m: m.update(classes=[]), "classes"),
+    "terminal control": (lambda m: m.update(classes=["no", "yes\x9b2J"]), "classes"),
     "numbers as classes": (lambda m: m.update(classes=[1, 2]), "classes"),
     "classes as text": (lambda m: m.update(classes="yes"), "classes"),
     "unknown layout": (lambda m: m.update(layout="nose1"), "unknown landmark layout"),
@@ -259,6 +260,7 @@ TABLES = {
     "empty cell": (table(group=["", None]), "group has empty cells"),
     "long id": (table(id=["c0", "c" * 300]), "column id has a text"),
     "terminal control": (table(id=["c0", "\x1b[2J"]), "column id has a text"),
+    "terminal control in a byte": (table(id=["c0", "\x9b2J"]), "column id has a text"),
     "not UTF-8": (
         table(
             group=pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], "<i4")), pa.py_buffer(b"\xff\xfe"))

@@ -142,14 +142,16 @@ BOMBS = {
     "pickle": npy(np.array([{}], dtype=object)),
     "nested deeply": b"\x93NUMPY\x01\x00" + b"\xf0\x0f" + b"(" * 0x0FF0,
     "nothing": b"",
+    "control characters in its dtype": header((1,)).replace(b"<f4", b"\x1b[2J", 1)[:128] + b"\0" * 4,
 }
 
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_forged_arrays_are_refused(tmp_path, case):
     (tmp_path / "a.npy").write_bytes(BOMBS[case])
-    with pytest.raises(DataError, match=r"a\.npy: not a readable \.npy file"):
+    with pytest.raises(DataError, match=r"a\.npy: not a readable \.npy file") as caught:
         read_npy(tmp_path / "a.npy")
+    assert str(caught.value).isprintable()
 
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
