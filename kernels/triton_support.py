@@ -6,6 +6,7 @@ a time: for tests.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,3 +141,9 @@ def launch(
             kernel[tuple(grid)](**arguments, **options)
     else:
         kernel[tuple(grid)](**arguments, **options)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 132, those of an H200, where there is none: for recording and for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
