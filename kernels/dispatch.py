@@ -67,7 +67,9 @@ OPS = (
     "mamba_block",
 )
 
-_CPU = frozenset({"cpu"})
+_CPU, _CUDA = frozenset({"cpu"}), frozenset({"cuda"})
+_NARROW = frozenset({torch.float32, torch.bfloat16, torch.float16})
+_SCANS = ("selective_scan", "mamba_block")
 _CPU_EVIDENCE = "cpu-2core.json"
 
 RULES: tuple[Rule, ...] = (
@@ -90,6 +92,18 @@ RULES: tuple[Rule, ...] = (
         )
         for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe", "cmlpe_generate")
     ),
+    # no evidence yet: no GPU was measured, so these run when asked for by name
+    *(Rule(op, "cuda", _CUDA, _NARROW, lambda shape: shape["N"] <= 128, "N <= 128") for op in _SCANS),
+    Rule(
+        "selective_scan",
+        "mamba_ssm",
+        _CUDA,
+        _NARROW,
+        lambda shape: shape["N"] <= 256 and not shape.get("last"),  # its backward pass drops the last state's gradient
+        "N <= 256 without return_last_state",
+    ),
+    Rule("mamba_block", "mamba_ssm", _CUDA, _NARROW, lambda shape: shape["N"] <= 256, "N <= 256"),
+    Rule("selective_scan", "cpu", _CPU, evidence=_CPU_EVIDENCE),
     *(Rule(op, "reference") for op in OPS),
 )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from handcraft.kernels import native
+from handcraft.kernels import native, nvrtc
 
 TRITON_RANGE = ((3, 6), (3, 10))
 """Versions of triton that the kernels are tested with: at least the first, below the second. Older ones lack what the
@@ -63,7 +63,7 @@ def backend(name: str) -> Probe:
     if name == "cpu":
         return probe("cpu_library")
     if name == "cuda":
-        return _first_missing(name, ("cuda", "compiler"))
+        return _first_missing(name, ("cuda", "nvrtc"))
     if name == "triton":
         return _first_missing(name, ("triton",) if interpreting() else ("triton", "cuda"))
     if name == "mamba_ssm":
@@ -175,6 +175,15 @@ def _cpu_library() -> Probe:
     return Probe("cpu_library", True, f"{found.isa}{extra}, {found.path.name}")
 
 
+def _nvrtc() -> Probe:
+    """NVRTC, which compiles the kernels of the `cuda` backend when they are first used."""
+    try:
+        found = ".".join(map(str, nvrtc.version()))
+    except nvrtc.CompileError as error:
+        return Probe("nvrtc", False, str(error), install=nvrtc.INSTALL)
+    return Probe("nvrtc", True, f"compiled kernels are kept in {nvrtc.cache_folder()}", version=found)
+
+
 _INSTALL = {
     "triton": 'pip install "handcraft[gpu]"',
     "mamba_ssm": 'pip install --no-build-isolation "handcraft[mamba]"',
@@ -187,6 +196,7 @@ PROBES: dict[str, Callable[[], Probe]] = {
     "triton": _triton,
     "mamba_ssm": lambda: _package("mamba_ssm", "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"),
     "causal_conv1d": lambda: _package("causal_conv1d", "causal_conv1d", "causal_conv1d_fn"),
+    "nvrtc": _nvrtc,
     "compiler": _compiler,
     "cpu_library": _cpu_library,
 }

@@ -63,13 +63,13 @@ def version() -> tuple[int, int]:
 
         status, major, minor = nvrtc.nvrtcVersion()
     except ImportError as error:
-        raise CompileError(f"not installed: {error}; install it with: {INSTALL}") from error
+        raise CompileError(f"not installed: {error}") from error
     except Exception as error:  # what finds the library raises classes of its own
-        raise CompileError(f"cannot be loaded: {type(error).__name__}: {error}; install it with: {INSTALL}") from error
+        raise CompileError(f"NVRTC cannot be loaded: {type(error).__name__}: {error}") from error
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise CompileError(f"NVRTC does not start: {status}")
     if (major, minor) < LEAST:
-        raise CompileError(f"NVRTC {major}.{minor}, expected {LEAST[0]}.{LEAST[1]} or later; install with: {INSTALL}")
+        raise CompileError(f"NVRTC is {major}.{minor}, expected {LEAST[0]}.{LEAST[1]} or later")
     return major, minor
 
 
@@ -84,7 +84,9 @@ def compile_source(source: Source, arch: str, report: TextIO | None = None) -> b
     Raises:
         CompileError: NVRTC cannot be used, or refuses the source; the message holds its own.
     """
-    path = _cache_folder() / f"{source.path.stem}-{arch}-{_digest(source, arch)}.cubin"
+    if not source.path.is_file():
+        raise CompileError(f"{source.path} is not there: install handcraft again")
+    path = cache_folder() / f"{source.path.stem}-{arch}-{_digest(source, arch)}.cubin"
     code = _read(path) if report is None else None
     if code is None:
         started = time.perf_counter()
@@ -197,7 +199,8 @@ def _digest(source: Source, arch: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where compiled kernels are kept."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
         return Path(given)
@@ -215,7 +218,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Keep the code, whole or not at all, after its digest; where that is impossible the next process compiles again."""
+    """Keep the code after its digest, whole or not at all; where that fails the next process compiles again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, delete=False) as file:

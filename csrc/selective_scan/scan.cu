@@ -36,7 +36,7 @@ HANDCRAFT_DEVICE void advance(States<float>& h, const States<float>& rate, const
     }
 }
 
-extern "C" __global__ void __launch_bounds__(threads, (fixed_B || fixed_C ? 8 : 16) / warps) scan_forward(const __grid_constant__ Forward p) {
+extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / warps) scan_forward(const __grid_constant__ Forward p) {
     const Place here = place();
     const Work w = work(p);
     HANDCRAFT_SHARED(memory);
@@ -116,7 +116,7 @@ HANDCRAFT_DEVICE void leave_mixing(float* rows, int row, int which, float (&sums
     for (int i = 0; i < kept; ++i) rows[(row * mixing + which) * padded + here.state + first + i] = sums[i];
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 8 / warps) scan_backward(const __grid_constant__ Backward p) {
+extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS / warps) scan_backward(const __grid_constant__ Backward p) {
     const Place here = place();
     const Work w = work(p);
     const int slots = max((int(p.rows) + segment - 1) / segment - 2, 0);  // segments but the first and the last

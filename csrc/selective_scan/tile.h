@@ -10,6 +10,7 @@
 //     HANDCRAFT_T        float, bf16 or f16: the activations
 //     HANDCRAFT_STATES   1, 2 or 4 states a lane          HANDCRAFT_LANES   4, 8, 16 or 32 lanes a channel
 //     HANDCRAFT_WARPS    1, 2 or 4 warps a block          HANDCRAFT_GATED   there is a z
+//     HANDCRAFT_FORWARD_WARPS, HANDCRAFT_BACKWARD_WARPS   warps a multiprocessor that the registers are to allow
 //     HANDCRAFT_FIXED_B, HANDCRAFT_FIXED_C                B, C are (dim, state)
 //     HANDCRAFT_SEGMENT  steps whose states the backward kernel keeps in registers, 32 a step; constant B and C with
 //                        their gradients take 32 each, too

@@ -9,8 +9,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -58,11 +56,6 @@ inline unsigned short to_half(float x) {
     return bits;
 }
 
-[[noreturn]] inline void fail(const char* what) {
-    std::fprintf(stderr, "emulated kernel: %s\n", what);
-    std::abort();
-}
-
 // A group of threads that wait for each other: a block or a warp.
 struct Barrier {
     int size, arrived = 0;
@@ -105,7 +98,7 @@ inline void enter() {
 
 constexpr size_t stack_bytes = 1 << 18;
 
-inline void run_block() {
+inline bool run_block() {
     Block& b = *block;
     b.contexts.resize(b.threads), b.stacks.resize(b.threads);
     b.done.assign(b.threads, false), b.parity.assign(b.threads, 0), b.exchanged.assign(2 * b.threads, 0);
@@ -124,28 +117,32 @@ inline void run_block() {
             if (!b.done[b.current]) swapcontext(&b.scheduler, &b.contexts[b.current]);
             finished += b.done[b.current];
         }
-        if (!b.moved) fail("threads wait for a barrier that others never reach");
+        if (!b.moved) return false;
     }
+    return true;
 }
 
-// Runs `kernel` for every block of a grid.
-inline void launch(unsigned grid, int threads, size_t shared_bytes, bool descending, std::function<void()> kernel) {
+// Runs `kernel` for every block of a grid; returns what went wrong, or null.
+inline const char* launch(unsigned grid, int threads, size_t shared_bytes, bool descending,
+                          std::function<void()> kernel) {
     const size_t page = size_t(sysconf(_SC_PAGESIZE)), pages = (shared_bytes + page - 1) / page * page;
     char* memory = static_cast<char*>(
         mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (memory == MAP_FAILED || mprotect(memory + pages, page, PROT_NONE) != 0) fail("no shared memory");
-    if (shared_bytes % 16 != 0) fail("shared memory is not a multiple of 16 bytes");
+    if (memory == MAP_FAILED || mprotect(memory + pages, page, PROT_NONE) != 0) return "no shared memory";
+    if (shared_bytes % 16 != 0) return "shared memory is not a multiple of 16 bytes";
     Block b;
     b.threads = threads, b.descending = descending, b.kernel = std::move(kernel);
     b.shared = reinterpret_cast<float*>(memory + pages - shared_bytes);
     block = &b, grid_size = {grid};
-    for (unsigned n = 0; n < grid; ++n) {
+    bool whole = true;
+    for (unsigned n = 0; n < grid && whole; ++n) {
         block_index = {descending ? grid - 1 - n : n};
         memset(b.shared, 0xff, shared_bytes);
-        run_block();
+        whole = run_block();
     }
     block = nullptr;
     munmap(memory, pages + page);
+    return whole ? nullptr : "threads wait at a barrier that others never reach";
 }
 
 inline float shuffle(float x, int bit) {

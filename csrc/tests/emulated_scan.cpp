@@ -19,21 +19,17 @@ EXPORT const char* handcraft_backward_fields() {
         HANDCRAFT_SCAN_PARTIALS(FIELD, FIELD, NUMBER);
 }
 
-EXPORT void handcraft_launch(const char* kernel, unsigned grid, unsigned threads, size_t shared, bool descending,
-                             const void* arguments) {
+// What went wrong, or null.
+EXPORT const char* handcraft_launch(const char* kernel, unsigned grid, unsigned threads, size_t shared, bool descending,
+                                    const void* arguments) {
     const auto& forward = *static_cast<const cuda::Forward*>(arguments);
     const auto& backward = *static_cast<const cuda::Backward*>(arguments);
-    const auto run = [&](auto body) { emulated::launch(grid, int(threads), shared, descending, body); };
-    if (threads != cuda::threads) emulated::fail("compiled for another number of threads");
-    if (!strcmp(kernel, "scan_forward")) {
-        run([&] { cuda::scan_forward(forward); });
-    } else if (!strcmp(kernel, "scan_backward")) {
-        run([&] { cuda::scan_backward(backward); });
-    } else if (!strcmp(kernel, "scan_finish")) {
-        run([&] { cuda::scan_finish(backward); });
-    } else {
-        emulated::fail("no such kernel");
-    }
+    const auto run = [&](auto body) { return emulated::launch(grid, int(threads), shared, descending, body); };
+    if (threads != cuda::threads) return "compiled for another number of threads";
+    if (!strcmp(kernel, "scan_forward")) return run([&] { cuda::scan_forward(forward); });
+    if (!strcmp(kernel, "scan_backward")) return run([&] { cuda::scan_backward(backward); });
+    if (!strcmp(kernel, "scan_finish")) return run([&] { cuda::scan_finish(backward); });
+    return "no such kernel";
 }
 
 // softplus, its slope from its value, sigmoid and exp of device.h, one number at a time.

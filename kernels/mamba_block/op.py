@@ -3,12 +3,16 @@
 from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
-from handcraft.kernels.mamba_block import reference
+from handcraft.kernels.mamba_block import cuda, mamba_ssm, reference
 from handcraft.kernels.params import MambaParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
 
 OP = "mamba_block"
-IMPLEMENTATIONS = {"reference": reference.mamba_block}
+IMPLEMENTATIONS = {
+    "reference": reference.mamba_block,
+    "cuda": cuda.mamba_block,
+    "mamba_ssm": mamba_ssm.mamba_block,
+}
 
 
 def mamba_block(x: Tensor, params: MambaParams, *, backend: str = "auto") -> Tensor:
@@ -26,7 +30,8 @@ def mamba_block(x: Tensor, params: MambaParams, *, backend: str = "auto") -> Ten
         backend: "auto", or a name of `dispatch.BACKENDS`.
 
     Returns:
-        (B,L,H) in the dtype of x. Everything between input and output is in fp32 (fp64 if x is fp64).
+        (B,L,H) in the dtype of x. Everything between input and output is in fp32 (fp64 if x is fp64); `cuda` and
+        `mamba_ssm` take the matrix products and the convolution in the dtype of x, as they are on tensor cores.
 
     Differentiable in x and every parameter. Fused backends take L <= 129.
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from handcraft.kernels import nvrtc
-from handcraft.kernels.selective_scan import cpu
-from handcraft.kernels.selective_scan.cpu import Gradients, Inputs
+from handcraft.kernels.selective_scan import arguments
+from handcraft.kernels.selective_scan.arguments import Gradients, Inputs
 
 SOURCE = Path(__file__).parents[2] / "csrc" / "selective_scan" / "scan.cu"
 TYPES = {torch.float32: "float", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -26,8 +26,6 @@ ROWS = 40
 """Steps of a chunk at most: a tile of them fits into shared memory with 8 warps a multiprocessor (bf16, L = 33)."""
 QUAD = 4
 """Channels of a lane."""
-FORWARD_WARPS, BACKWARD_WARPS = 16, 8
-"""Warps a multiprocessor that the registers allow (`__launch_bounds__`)."""
 RESERVED = 1024
 """Bytes of shared memory that a block takes beside its own."""
 BLOCKS = 256
@@ -65,8 +63,17 @@ class Form:
 
     @property
     def segment(self) -> int:
-        """Steps of which the backward kernel keeps the states in registers."""
-        return {0: 4, 1: 3, 2: 1}[self.fixed_B + self.fixed_C]
+        """Steps of which the backward kernel keeps the states in registers; constant B or C take most of these."""
+        return 1 if self.fixed_B or self.fixed_C else 4
+
+    @property
+    def forward_warps(self) -> int:
+        """A multiprocessor, as the registers allow."""
+        return 8 if self.fixed_B or self.fixed_C else 16
+
+    @property
+    def backward_warps(self) -> int:
+        return 8
 
     def channels(self, warps: int) -> int:
         """Of a block's tile."""
@@ -78,6 +85,8 @@ class Form:
             "STATES": self.states,
             "LANES": self.lanes,
             "WARPS": warps,
+            "FORWARD_WARPS": self.forward_warps,
+            "BACKWARD_WARPS": self.backward_warps,
             "SEGMENT": self.segment,
             "GATED": int(self.gated),
             "FIXED_B": int(self.fixed_B),
@@ -142,9 +151,9 @@ def forward(
     return_last_state: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (B,D,L) in the dtype of u, and the last state (B,D,N) in fp32; empty without return_last_state."""
-    inputs = cpu._prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    inputs = arguments.prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     y = torch.empty(u.shape, dtype=inputs.u.dtype, device=u.device)
-    last = torch.empty(cpu.last_shape(u, A, return_last_state), dtype=torch.float32, device=u.device)
+    last = torch.empty(arguments.last_shape(u, A, return_last_state), dtype=torch.float32, device=u.device)
     if u.numel():
         _run_forward(inputs, y, last if return_last_state else None, None, _rows(u.shape[2]))
     return y.to(u.dtype), last
@@ -166,7 +175,7 @@ def backward(
     return_last_state: bool,
 ) -> Gradients:
     """All gradients whatever is `needed`: they share nearly all of the work."""
-    inputs = cpu._prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    inputs = arguments.prepare(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     like = {"dtype": inputs.u.dtype, "device": u.device}
     dy = torch.zeros(u.shape, **like) if dy is None else dy.to(inputs.u.dtype)
     dlast = dlast.float().contiguous() if return_last_state and dlast is not None else None
@@ -180,8 +189,8 @@ def backward(
 def _run_forward(inputs: Inputs, y: Tensor, last: Tensor | None, bounds: Tensor | None, rows: int) -> None:
     """Fill y, and what is not None of the last states and the states before each chunk."""
     form = _form(inputs)
-    plan = _plan(inputs, form, form.forward_bytes, FORWARD_WARPS, rows)
-    fields = {**cpu._fields(inputs), **cpu._channels("y", y), "last": last, **plan.fields(bounds)}
+    plan = _plan(inputs, form, form.forward_bytes, form.forward_warps, rows)
+    fields = {**arguments.fields(inputs), **arguments.channels("y", y), "last": last, **plan.fields(bounds)}
     _launch(plan, "scan_forward", plan.grid, plan.shared, fields, inputs.u.device)
 
 
@@ -190,7 +199,7 @@ def _run_backward(inputs: Inputs, dy: Tensor, dlast: Tensor | None, gradients: G
     batch, dim, length = inputs.u.shape
     device, state = inputs.u.device, inputs.A.shape[1]
     form = _form(inputs)
-    plan = _plan(inputs, form, form.backward_bytes, BACKWARD_WARPS, _rows(length))
+    plan = _plan(inputs, form, form.backward_bytes, form.backward_warps, _rows(length))
     bounds = None
     if plan.rows < length:
         chunks = -(-length // plan.rows)
@@ -199,18 +208,18 @@ def _run_backward(inputs: Inputs, dy: Tensor, dlast: Tensor | None, gradients: G
     columns = state * (1 + form.fixed_B + form.fixed_C) + 2
     varying = 2 - form.fixed_B - form.fixed_C
     fields = {
-        **cpu._fields(inputs),
-        **cpu._channels("dy", dy),
+        **arguments.fields(inputs),
+        **arguments.channels("dy", dy),
         "dlast": dlast,
-        **cpu._channels("du", gradients.u),
-        **cpu._channels("ddelta", gradients.delta),
+        **arguments.channels("du", gradients.u),
+        **arguments.channels("ddelta", gradients.delta),
         "dA": gradients.A,
-        **cpu._mixing("dB", gradients.B),
-        **cpu._mixing("dC", gradients.C),
+        **arguments.mixing("dB", gradients.B),
+        **arguments.mixing("dC", gradients.C),
         "dD": gradients.D,
-        **cpu._channels("dz", gradients.z),
+        **arguments.channels("dz", gradients.z),
         "ddelta_bias": gradients.delta_bias,
-        **cpu._channels("y", None),
+        **arguments.channels("y", None),
         **plan.fields(bounds),
         "runs": plan.runs,
         "columns": columns,
@@ -247,7 +256,7 @@ def _plan(inputs: Inputs, form: Form, bytes_of: Callable[[int, int], int], most:
         rows: of a chunk; halved until a block fits into the GPU's shared memory.
     """
     batch, dim, _ = inputs.u.shape
-    groups = cpu._finest(inputs)
+    groups = arguments.finest_groups(inputs)
     limits = nvrtc.limits(inputs.u.device)
     while bytes_of(1, rows) > limits.block:
         rows = -(-rows // 2)

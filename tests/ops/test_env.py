@@ -34,6 +34,7 @@ def test_report_has_a_line_for_everything():
         "triton",
         "mamba_ssm",
         "causal_conv1d",
+        "nvrtc",
         "compiler",
         "cpu_library",
     ]
