@@ -3,9 +3,20 @@
 The command line prints them as one line and exits with 2; a Python caller catches `HandcraftError`.
 """
 
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class HandcraftError(Exception):
-    """Base of every error that handcraft raises on purpose."""
+    """Base of every error that handcraft raises on purpose.
+
+    A message may quote a file, or a library that quotes one: control characters, which could steer the terminal that it
+    is printed to, are written as `\\x1b`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class DataError(HandcraftError):

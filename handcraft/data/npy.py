@@ -29,7 +29,7 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
             warnings.simplefilter("ignore")  # of numbers as Python 2 wrote them, and of odd escapes in a damaged header
             shape, fortran_order, dtype = _READERS[version](head)
     except (ValueError, TypeError, SyntaxError, EOFError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise ValueError(f"no npy header: {ascii(str(error))[1:-1][:200]}") from None  # it may quote the file
+        raise ValueError(f"no npy header: {error!s:.200}") from None
     file.seek(start + head.tell())
     if dtype.hasobject:
         raise ValueError(

@@ -74,9 +74,6 @@ def readers(folder: Path) -> dict:
     def good(_: Path, __: Path) -> None:
         raise DataError("x: no store")
 
-    def steering(_: Path, __: Path) -> None:
-        raise DataError("x: no clip \x1b[2J")
-
     def allocating(_: Path, __: Path) -> None:
         raise DataError("x: malloc of size 99999999999 failed")
 
@@ -86,7 +83,6 @@ def readers(folder: Path) -> dict:
         "memory ": greedy,
         "memory  ": allocating,
         "error": careless,
-        "unprintable": steering,
         "refused": good,
         "different": lambda *_: 7,
         "equal": lambda *_: 1,

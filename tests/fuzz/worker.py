@@ -65,8 +65,6 @@ def _examine(case: Case, folder: Path, number: str, expected: Any) -> tuple[str,
             outcome = "checksum"
         if any(word in detail for word in ALLOCATION):
             outcome = "memory"
-        if not " ".join(detail.split()).isprintable():
-            outcome = "unprintable"  # it could steer the terminal that the command line writes it to
     except MemoryError as error:
         outcome, detail = "memory", repr(error)
     except TooSlow:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -77,3 +78,9 @@ def test_texts_that_can_be_shown(text):
 @pytest.mark.parametrize("text", ["\x1b[2J", "\x9b2J", "a\nb", "\0", "\x7f", "\ud800"])
 def test_texts_that_would_steer_a_terminal(text):
     assert not is_printable(text)
+
+
+def test_an_error_cannot_steer_a_terminal():
+    error = DataError("a.csv: label '\x1b[2J\x9b' of\nélève \ud800")
+    assert str(error) == "a.csv: label '\\x1b[2J\\x9b' of\nélève \\ud800"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
