@@ -30,7 +30,8 @@ FLAGS = [
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-Wall", "-Wno-maybe-uninitialized",
+    "-Wall",
+    "-Wno-maybe-uninitialized",
 ]
 
 
@@ -111,14 +112,28 @@ setup(
         "pyyaml>=6",
         "rich>=13",
         "tqdm>=4.66",
+        "pillow>=10.1",
+        "jinja2>=3.1",
     ],
     extras_require={
         "gpu": ["triton>=3.6,<3.10"],
+        "cuda": ["cuda-core>=0.3", "nvidia-cuda-nvrtc>=13"],
         "mamba": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "extract": ["mediapipe>=0.10.14,<0.10.30", "av>=12"],
-        "pose": ["pose-format>=0.6"],
+        "pose": ["pose-format>=0.10.5"],
+        "video": ["av>=12"],
         "bench": ["pytest>=8", "pytest-benchmark>=5", "matplotlib>=3.8"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "pandas>=2.1", "ruff>=0.15"],
+        "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "pandas>=2.1",
+            "ruff>=0.15",
+            "selenium>=4.20",
+            "webdataset>=1.0",
+            "handcraft[pose,video]",
+        ],
     },
     entry_points={"console_scripts": ["handcraft = handcraft.cli:main"]},
 )

@@ -221,7 +221,7 @@ def run(options: Run) -> int:
         options.recipe, options.data, options.out, seeds=options.seeds, clips_per_class=options.clips_per_class
     )
     Console().print(table(outcome.metrics))
-    print(f"report: {outcome.report}")
+    print(f"report: {outcome.page} (and {outcome.report.name} beside it)")
     return 0
 
 

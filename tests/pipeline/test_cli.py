@@ -156,7 +156,7 @@ def test_run_ends_with_the_table_and_the_report(place, tmp_path, capfd, caplog):
     found = capfd.readouterr()
     assert "tiny: test split" in found.out
     assert "Transformer-SL" in found.out
-    assert found.out.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.md'}"
+    assert found.out.splitlines()[-1] == f"report: {tmp_path / 'o' / 'report.html'} (and report.md beside it)"
     assert "seed 0: linear, real: top-1" in caplog.text
     error = one_line_error(capfd, *words)
     assert "holds a run with another recipe.generator.train.steps (was 1, is 8)" in error
