@@ -26,12 +26,18 @@ from handcraft.kernels.triton_support import AotCase, dot, offsets
 
 ROWS = 64
 """Rows of a tile: of BLOCK_T rows for each of its clips; 128 if a clip alone has more than 64."""
+WARPS = 8
+"""Two groups of four, each with half of a tile's columns: with four warps alone the tiles spill (`make test-aot`)."""
 RESIDENT_BYTES = 48 << 10
-"""Largest weight tile that stays in shared memory while a program walks the batch; two tiles of x fit beside it."""
+"""Largest weight tile that stays in shared memory while a program walks the batch; three tiles of x fit beside it."""
+SHARED_BY_TWO = 96 << 10
+"""Two programs a multiprocessor where their tiles take no more than this each, else one."""
+GRADIENT_ROWS, GRADIENT_STAGES = 32, 3
+"""Of the weight gradient, which sums over rows: a step needs no 64, and longer ones hold more operands in registers."""
 SUM_PROGRAMS = 256
 """Programs of the sums over the batch, about: two a multiprocessor, and as many partial sums in memory."""
-SUM_CLIPS, SUM_BLOCK = 8, 256
-"""Clips and numbers of a clip that one step of the row sums reads: 8 numbers a thread for each of two steps."""
+SUM_CLIPS, SUM_BLOCK, SUM_WARPS, SUM_STAGES = 8, 256, 4, 3
+"""One step of the row sums reads so many numbers of so many clips: 16 numbers a thread, three steps under way."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +47,40 @@ class Config:
     block_d: int
     block_h: int
     resident: bool
-    """The weight tile is loaded once a program, which walks the batch, with the next tile of x under way. Otherwise
+    """The weight tile is loaded once a program, which walks the batch, with the next tiles of x under way. Otherwise
     tiles of x and of the weight stream by, one group of clips a program."""
-    num_warps: int
-    num_stages: int
+    programs: int
+    """A multiprocessor, where the weight is resident."""
+    num_stages: int = 3
 
 
 def config(frames: int, dim: int, width: int, dtype: torch.dtype) -> Config:
     """The reviewed config of a shape."""
-    # Up to 128 columns in one tile: x is then read once. Beyond, 64 where 128 would mean more than an eighth of padding.
-    block_h = max(16, min(128, triton.next_power_of_2(width)))
+    # Up to 128 columns in one tile: x is then read once. Beyond them 64 where 128 would pad more than an eighth.
+    block_h = min(128, _block(width))
     if width > 128 and 8 * (triton.cdiv(width, 128) * 128 - width) > width:
         block_h = 64
+    block_h = min(block_h, _widest(frames, dtype))
     # The longest steps along D that pad at most an eighth of the work: 64 for D = 180, 32 for D = 144.
-    steps = (64, 32, 16)
-    block_d = next((step for step in steps if 8 * (triton.cdiv(dim, step) * step - dim) <= dim), 16)
-    weight = triton.cdiv(dim, block_d) * block_d * block_h * dtype.itemsize
-    resident = weight <= RESIDENT_BYTES
-    if not resident:
-        block_d = 32 if dtype == torch.float32 else 64
-    wide = frames > ROWS
-    return Config(block_d, block_h, resident, num_warps=8 if wide else 4, num_stages=2 if resident else 3)
+    fitting = (step for step in (64, 32, 16) if 8 * (triton.cdiv(dim, step) * step - dim) <= dim)
+    block_d = next(fitting, 16)
+    deep = triton.cdiv(dim, block_d) * block_d
+    if dtype == torch.float32 or deep * block_h * dtype.itemsize > RESIDENT_BYTES:
+        return Config(32 if dtype == torch.float32 else 64, block_h, resident=False, programs=0)
+    block_t, clips = _group(frames)
+    shared = (block_h + Config.num_stages * clips * block_t) * deep * dtype.itemsize
+    return Config(block_d, block_h, resident=True, programs=2 if shared <= SHARED_BY_TWO else 1)
+
+
+def _widest(frames: int, dtype: torch.dtype) -> int:
+    """Columns of a tile that fit: three TF32 products take each operand twice, and C_T has T rows and columns."""
+    if dtype == torch.float32:
+        return 64 if frames <= ROWS else 32
+    return 128 if frames <= ROWS else 64
+
+
+def _block(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))
 
 
 @triton.jit
@@ -72,10 +91,10 @@ def _weight_tile(weight_ptr, offs_d, offs_h, stride_wd, stride_wh, D: tl.constex
 
 
 @triton.jit
-def _block_diagonal(basis_ptr, clip, t, frames, stride_ck, stride_ct):
-    """(ROWS,ROWS) with the (T,T) matrix on the diagonal once for each clip, 0 elsewhere."""
-    mask = (clip[:, None] == clip[None, :]) & (t < frames)[:, None] & (t < frames)[None, :]
-    return tl.load(basis_ptr + t[:, None] * stride_ck + t[None, :] * stride_ct, mask=mask, other=0.0)
+def _block_diagonal(basis_ptr, clip, k, t, frames):
+    """(ROWS,ROWS): rows k and columns t of the contiguous (T,T) matrix for each clip on the diagonal, 0 elsewhere."""
+    mask = (clip[:, None] == clip[None, :]) & (k < frames)[:, None] & (t < frames)[None, :]
+    return tl.load(basis_ptr + k[:, None] * frames + t[None, :], mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["batch", "frames", "stride_xb", "stride_xt"])
@@ -95,8 +114,7 @@ def _embed_kernel(
     stride_xd,
     stride_wd,
     stride_wh,
-    stride_ck,
-    stride_ct,
+    TURNED: tl.constexpr,  # whether to apply C_T'
     X_SHIFT: tl.constexpr,
     OUT_SHIFT: tl.constexpr,
     ALIGN: tl.constexpr,
@@ -130,12 +148,13 @@ def _embed_kernel(
         places = (t + OUT_SHIFT)[:, None] * H + offs_h[None, :]
         addend += tl.load(position_ptr + places, mask=(t < frames)[:, None] & mask_h[None, :], other=0.0)
     if basis_ptr is not None:
-        basis = _block_diagonal(basis_ptr, offs_clip, t, frames, stride_ck, stride_ct).to(operand)
+        basis = _block_diagonal(basis_ptr, offs_clip, t, t, frames)
+        basis = (tl.trans(basis) if TURNED else basis).to(operand)
     if RESIDENT:
         weights = ()
         for i in tl.static_range(CHUNKS):
             chunk = _weight_tile(weight_ptr, i * BLOCK_D + offs_d, offs_h, stride_wd, stride_wh, D, H)
-            weights = weights + (chunk.to(operand),)
+            weights = weights + (chunk.to(operand),)  # noqa: RUF005 - Triton has no starred tuples
 
     first, programs = tl.program_id(0) // TILES, tl.num_programs(0) // TILES
     for group in tl.range(first, tl.cdiv(batch, CLIPS), programs, num_stages=STAGES):
@@ -212,6 +231,7 @@ def _weight_gradient_kernel(
     H: tl.constexpr,
     CLIPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    SLICES: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -219,33 +239,45 @@ def _weight_gradient_kernel(
 ):
     D_TILES: tl.constexpr = tl.cdiv(D, BLOCK_D)
     TILES: tl.constexpr = D_TILES * tl.cdiv(H, BLOCK_H)
+    ROWS: tl.constexpr = CLIPS * BLOCK_T
     operand = x_ptr.dtype.element_ty
     tile, which = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    offs_row = tl.arange(0, CLIPS * BLOCK_T)
-    offs_clip, t = offs_row // BLOCK_T, offs_row % BLOCK_T
+    offs_row = tl.arange(0, ROWS)
+    offs_clip, offs_t = offs_row // BLOCK_T, offs_row % BLOCK_T
     offs_d = tile % D_TILES * BLOCK_D + tl.arange(0, BLOCK_D)
     offs_h = tile // D_TILES * BLOCK_H + tl.arange(0, BLOCK_H)
     x_columns, g_columns = offsets(offs_d, stride_xd)[None, :], offsets(offs_h, stride_gh)[None, :]
-    if basis_ptr is not None:
-        basis = _block_diagonal(basis_ptr, offs_clip, t, frames, frames, 1).to(operand)
+    mask_d, mask_h = (offs_d < D)[None, :], (offs_h < H)[None, :]
+    if basis_ptr is not None and SLICES == 1:
+        basis = _block_diagonal(basis_ptr, offs_clip, offs_t, offs_t, frames).to(operand)
 
     total = tl.zeros((BLOCK_H, BLOCK_D), tl.float32)
-    last = tl.minimum((which + 1) * run, tl.cdiv(batch, CLIPS))
-    for group in tl.range(which * run, last, num_stages=STAGES):
-        clip = group * CLIPS + offs_clip
-        used = (clip < batch) & (t < frames)
+    last = tl.minimum((which + 1) * run, tl.cdiv(batch, CLIPS)) * SLICES
+    for step in tl.range(which * run * SLICES, last, num_stages=STAGES):
+        clip = step // SLICES * CLIPS + offs_clip
+        t = step % SLICES * ROWS + offs_t  # one slice of a long clip, or all of some short ones
+        count = tl.where(clip < batch, frames, 0)
         if lengths_ptr is not None:
-            used &= t < tl.load(lengths_ptr + clip, mask=clip < batch, other=0)
+            count = tl.load(lengths_ptr + clip, mask=clip < batch, other=0)
         x_rows = x_ptr + (offsets(clip, stride_xb) + offsets(t, stride_xt))[:, None] * X_ALIGN
-        g_rows = gradient_ptr + (offsets(clip, stride_gb) + offsets(t + G_SHIFT, stride_gr))[:, None] * G_ALIGN
-        x = tl.load(x_rows + x_columns, mask=used[:, None] & (offs_d < D)[None, :], other=0.0)
-        gradient = tl.load(g_rows + g_columns, mask=used[:, None] & (offs_h < H)[None, :], other=0.0)
-        if basis_ptr is not None:
-            zero = tl.zeros((CLIPS * BLOCK_T, BLOCK_D), tl.float32)
-            x = dot(basis, x, zero, PRECISION).to(operand)  # (ROWS,BLOCK_D)
-        total = dot(tl.trans(gradient), x, total, PRECISION)
-    at = out_ptr + (offsets(which, H) + offs_h)[:, None] * D + offs_d[None, :]
-    tl.store(at, total, mask=(offs_h < H)[:, None] & (offs_d < D)[None, :])
+        x = tl.load(x_rows + x_columns, mask=(t < count)[:, None] & mask_d, other=0.0)
+        g_clips = gradient_ptr + offsets(clip, stride_gb)[:, None] * G_ALIGN + g_columns
+        if basis_ptr is None:
+            at = g_clips + offsets(t + G_SHIFT, stride_gr)[:, None] * G_ALIGN
+            turned = tl.trans(tl.load(at, mask=(t < count)[:, None] & mask_h, other=0.0))  # (BLOCK_H,ROWS)
+        else:
+            sums = tl.zeros((BLOCK_H, ROWS), tl.float32)
+            for i in tl.static_range(SLICES):
+                g_t = i * ROWS + offs_t
+                at = g_clips + offsets(g_t + G_SHIFT, stride_gr)[:, None] * G_ALIGN
+                gradient = tl.load(at, mask=(g_t < count)[:, None] & mask_h, other=0.0)
+                if SLICES > 1:
+                    basis = _block_diagonal(basis_ptr, offs_clip, g_t, t, frames).to(operand)
+                sums = dot(tl.trans(gradient), basis, sums, PRECISION)
+            turned = sums.to(operand)  # stays in registers, where the next product takes it from
+        total = dot(turned, x, total, PRECISION)
+    rows = out_ptr + (offsets(which, H) + offs_h)[:, None] * D
+    tl.store(rows + offs_d[None, :], total, mask=(offs_h < H)[:, None] & mask_d)
 
 
 @triton.jit(do_not_specialize=["batch", "rows", "run", "stride_gb", "stride_gr"])
@@ -306,7 +338,7 @@ def forward(
     out = torch.empty(batch, frames + (cls is not None), weight.shape[0], dtype=x.dtype, device=x.device)
     basis = _basis(transform, x)
     shift = int(cls is not None and cls_at == "first")
-    _embed(x, weight, basis, bias, cls, position, lengths, out, x_shift=0, out_shift=shift)
+    _embed(x, weight, basis, bias, cls, position, lengths, out, turned=False, x_shift=0, out_shift=shift)
     return (out,)
 
 
@@ -328,8 +360,8 @@ def backward(
     dx = dweight = dbias = dcls = dposition = None
     if needed[0]:
         dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        turned = None if basis is None else basis.t()
-        _embed(gradient, weight.t(), turned, None, None, None, lengths, dx, x_shift=int(first), out_shift=0)
+        shifts = {"x_shift": int(first), "out_shift": 0}
+        _embed(gradient, weight.t(), basis, None, None, None, lengths, dx, turned=True, **shifts)
     if needed[1]:
         dweight = _weight_gradient(gradient, x, basis, lengths, weight.shape[0], int(first))
     if any(needed[2:5]):
@@ -354,10 +386,14 @@ def _embed(
     lengths: Tensor | None,
     out: Tensor,
     *,
+    turned: bool,
     x_shift: int,
     out_shift: int,
 ) -> None:
-    """Fill out with basis (x weight') + bias + position and [CLS]; tokens start at row x_shift and row out_shift."""
+    """Fill out with basis (x weight') + bias + position and [CLS]; tokens start at row x_shift and row out_shift.
+
+    turned: apply the transpose of the basis.
+    """
     batch, frames = x.shape[0], out.shape[1] - (cls is not None)
     width, dim = weight.shape
     chosen = config(frames, dim, width, x.dtype)
@@ -366,7 +402,7 @@ def _embed(
     groups, tiles = triton.cdiv(batch, clips), triton.cdiv(width, chosen.block_h)
     programs = groups
     if chosen.resident:
-        programs = min(groups, max(1, 2 * triton_support.multiprocessors(x.device) // tiles))
+        programs = min(groups, max(1, chosen.programs * triton_support.multiprocessors(x.device) // tiles))
     arguments = {
         "x_ptr": x,
         "weight_ptr": weight,
@@ -383,8 +419,7 @@ def _embed(
         "stride_xd": x.stride(2),
         "stride_wd": weight.stride(1),
         "stride_wh": weight.stride(0),
-        "stride_ck": 0 if basis is None else basis.stride(0),
-        "stride_ct": 0 if basis is None else basis.stride(1),
+        "TURNED": turned,
         "X_SHIFT": x_shift,
         "OUT_SHIFT": out_shift,
         "ALIGN": align,
@@ -398,8 +433,8 @@ def _embed(
         "PRECISION": triton_support.product_precision(x.dtype),
         "STAGES": chosen.num_stages,
     }
-    options = {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages}
-    triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, **options)
+    stages = chosen.num_stages
+    triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, num_warps=WARPS, num_stages=stages)
 
 
 def _weight_gradient(
@@ -407,9 +442,10 @@ def _weight_gradient(
 ) -> Tensor:
     """dW (H,D) fp32; tokens start at row `shift` of the gradient."""
     batch, frames, dim = x.shape
-    block_d = min(64, max(16, triton.next_power_of_2(dim)))
-    block_h = min(64 if x.dtype == torch.float32 else 128, max(16, triton.next_power_of_2(width)))
-    block_t, clips = _group(frames)
+    block_h = min(64 if x.dtype == torch.float32 else 128, _block(width))
+    block_t, clips = _group(min(frames, GRADIENT_ROWS), GRADIENT_ROWS)
+    slices = triton.cdiv(frames, clips * block_t)
+    block_d = min(32 if slices > 1 and x.dtype == torch.float32 else 64, _block(dim))
     tiles = triton.cdiv(dim, block_d) * triton.cdiv(width, block_h)
     groups = triton.cdiv(batch, clips)
     run = triton.cdiv(groups, max(1, SUM_PROGRAMS // tiles)) or 1
@@ -438,13 +474,14 @@ def _weight_gradient(
         "H": width,
         "CLIPS": clips,
         "BLOCK_T": block_t,
+        "SLICES": slices,
         "BLOCK_D": block_d,
         "BLOCK_H": block_h,
         "PRECISION": triton_support.product_precision(x.dtype),
-        "STAGES": 2,
+        "STAGES": GRADIENT_STAGES,
     }
-    warps = 4 if clips * block_t <= ROWS else 8
-    triton_support.launch(_weight_gradient_kernel, (runs * tiles,), x, arguments, num_warps=warps, num_stages=2)
+    options = {"num_warps": WARPS, "num_stages": GRADIENT_STAGES}
+    triton_support.launch(_weight_gradient_kernel, (runs * tiles,), x, arguments, **options)
     return sums.sum(0)
 
 
@@ -474,16 +511,17 @@ def _row_sums(
         "H": width,
         "CLIPS": SUM_CLIPS,
         "BLOCK": SUM_BLOCK,
-        "STAGES": 3,
+        "STAGES": SUM_STAGES,
     }
-    triton_support.launch(_row_sums_kernel, (blocks, runs), gradient, arguments, num_warps=4, num_stages=3)
+    options = {"num_warps": SUM_WARPS, "num_stages": SUM_STAGES}
+    triton_support.launch(_row_sums_kernel, (blocks, runs), gradient, arguments, **options)
     return tokens.sum(0), None if own is None else own.sum(0)
 
 
-def _group(frames: int) -> tuple[int, int]:
-    """BLOCK_T and the clips of a tile."""
+def _group(frames: int, rows: int = ROWS) -> tuple[int, int]:
+    """BLOCK_T and the clips of a tile of `rows` rows."""
     block_t = triton.next_power_of_2(frames)
-    return block_t, max(1, ROWS // block_t)
+    return block_t, max(1, rows // block_t)
 
 
 def _basis(transform: str, x: Tensor) -> Tensor | None:
@@ -518,4 +556,5 @@ AOT_CASES = (
     _aot_case("fp16 T32 D180 H80 frames", torch.float16, 32, 180, 80, "none"),
     _aot_case("fp32 T32 D180 H80", torch.float32, 32, 180, 80),
     _aot_case("fp32 T128 D512 H1024", torch.float32, 128, 512, 1024),
+    _aot_case("bf16 T128 D512 H1024", torch.bfloat16, 128, 512, 1024),
 )
