@@ -15,8 +15,6 @@
 
 namespace handcraft::cuda {
 
-constexpr int mixing = 2 - fixed_B - fixed_C;  // how many of B and C vary
-
 template <typename S>
 using States = S[quad][states];
 
@@ -40,10 +38,11 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
     const Place here = place();
     const Work w = work(p);
     HANDCRAFT_SHARED(memory);
-    float* const step = memory;                         // (rows, pitch) delta
-    float* const value = step + p.rows * pitch;       // (rows, pitch) u, then y
-    float* const B_rows = value + p.rows * pitch;     // (rows, padded)
-    float* const C_rows = B_rows + (fixed_B ? 0 : p.rows * padded);
+    constexpr int pitch = row_of<2 * tile_channels + mixing * padded>;
+    float* const step = memory;                  // a row: delta,
+    float* const value = step + tile_channels;   // u, then y,
+    float* const B_row = value + tile_channels;  // B
+    float* const C_row = B_row + (fixed_B ? 0 : padded);  // and C
 
     States<float> rate, B_fixed = {}, C_fixed = {};
     read_states(p.A, p.state, 1, here, w, int(p.state), [&](int k, int s, float x) { rate[k][s] = x * float(scan::log2e); });
@@ -64,25 +63,25 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
                              [&](int k, int s) { return h[k][s]; });
             }
             __syncthreads();  // the chunk before is out
-            load_tile(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows,
+            load_tile<pitch>(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows,
                       [&](int i, T x) { value[i] = widen(x); });
-            load_tile(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
+            load_tile<pitch>(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
                       [&](int i, T x) { step[i] = widen(x); });
             if (!fixed_B) {
-                load_mixing(B_rows, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
+                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
             }
             if (!fixed_C) {
-                load_mixing(C_rows, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
+                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
             }
             __syncthreads();
-            prepare_steps(step, p.delta_bias, p.delta_softplus, here, w, rows);
+            prepare_steps<pitch>(step, p.delta_bias, p.delta_softplus, here, w, rows);
 
             for (int t = 0; t < rows; ++t) {
                 float delta[quad], u[quad], B[states] = {}, C[states] = {}, y[quad] = {};
                 fetch(delta, step + t * pitch + here.channel);
                 fetch(u, value + t * pitch + here.channel);
-                if (!fixed_B) fetch(B, B_rows + t * padded + here.state);
-                if (!fixed_C) fetch(C, C_rows + t * padded + here.state);
+                if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
+                if (!fixed_C) fetch(C, C_row + t * pitch + here.state);
                 advance(h, rate, delta, u, B, B_fixed, [&](int k, int s, float, float) {
                     y[k] += (fixed_C ? C_fixed[k][s] : C[s]) * h[k][s];
                 });
@@ -94,11 +93,11 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
 
             __syncthreads();
             if (gated) {
-                load_tile(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
+                load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
                           [&](int i, T x) { value[i] *= scan::gate<Math>(widen(x)); });
                 __syncthreads();
             }
-            store_tile(p.y + at(p.y_b, p.y_d, p.y_l), p.y_d, p.y_l, w.channels, rows,
+            store_tile<pitch>(p.y + at(p.y_b, p.y_d, p.y_l), p.y_d, p.y_l, w.channels, rows,
                        [&](int i) { return narrow<T>(value[i]); });
         }
         if (p.last != nullptr) {
@@ -122,18 +121,19 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
     const int slots = max((int(p.rows) + segment - 1) / segment - 2, 0);  // segments but the first and the last
     constexpr int staged = segment * mixing * padded;             // numbers of leave_mixing
     HANDCRAFT_SHARED(memory);
-    float* const step = memory;                                    // (rows, pitch) delta, then its gradient
-    float* const grad = step + p.rows * pitch;                     // (rows, pitch) gradient of y, then y before the gate
-    float* const B_rows = grad + p.rows * pitch;                   // (rows, padded)
-    float* const C_rows = B_rows + (fixed_B ? 0 : p.rows * padded);
-    float* const staging = C_rows + (fixed_C ? 0 : p.rows * padded);  // (2, warps, segment, mixing, padded)
-    float* const kept = staging + 2 * warps * staged + here.warp * slots * quad * states * 32;  // (slots, quad, 32, states)
-    T* const value = reinterpret_cast<T*>(staging + 2 * warps * staged + warps * slots * quad * states * 32);
-    // value: (rows, pitch) u, then its gradient
+    constexpr int wide = sizeof(float) / sizeof(T);
+    constexpr int pitch = row_of<2 * tile_channels + mixing * padded + tile_channels / wide>;
+    float* const step = memory;                           // a row: delta, then its gradient,
+    float* const grad = step + tile_channels;             // gradient of y, then y before the gate,
+    float* const B_row = grad + tile_channels;            // B,
+    float* const C_row = B_row + (fixed_B ? 0 : padded);  // C,
+    T* const value = reinterpret_cast<T*>(C_row + (fixed_C ? 0 : padded));  // and u, then its gradient
+    float* const staging = memory + p.rows * pitch;       // (2, warps, segment, mixing, padded)
+    float* const y_rows = staging + 2 * warps * staged;   // (segment, tile_channels) y before the gate, of a segment
+    float* const kept = y_rows + (gated ? segment * tile_channels : 0) + here.warp * slots * quad * states * 32;  // (slots, quad, 32, states)
 
-    for (int i = int(threadIdx.x); w.channels < tile_channels && i < p.rows * pitch; i += threads) {
-        step[i] = grad[i] = 0;  // channels beyond the last must not reach the sums over channels
-        value[i] = narrow<T>(0);
+    if (w.channels < tile_channels) {  // the others must not reach the sums over channels
+        for (int i = int(threadIdx.x); i < p.rows * pitch; i += threads) memory[i] = 0;
     }
 
     States<float> rate, B_fixed = {}, C_fixed = {}, dA = {}, dB_fixed = {}, dC_fixed = {};
@@ -158,24 +158,24 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                 return b * stride_b + w.first * stride_d + start * stride_l;
             };
             __syncthreads();  // the chunk before is out
-            load_tile(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows, [&](int i, T x) { value[i] = x; });
-            load_tile(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
+            load_tile<pitch * wide>(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows, [&](int i, T x) { value[i] = x; });
+            load_tile<pitch>(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
                       [&](int i, T x) { step[i] = widen(x); });
-            load_tile(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
+            load_tile<pitch>(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
                       [&](int i, T x) { grad[i] = widen(x); });
             if (!fixed_B) {
-                load_mixing(B_rows, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
+                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
             }
             if (!fixed_C) {
-                load_mixing(C_rows, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
+                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
             }
             __syncthreads();
             if (gated) {
-                load_tile(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
+                load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
                           [&](int i, T x) { grad[i] *= scan::gate<Math>(widen(x)); });
                 __syncthreads();
             }
-            prepare_steps(step, p.delta_bias, p.delta_softplus, here, w, rows);
+            prepare_steps<pitch>(step, p.delta_bias, p.delta_softplus, here, w, rows);
 
             const auto before_chunk = [&](States<float>& h) {
                 if (chunk == 0) {
@@ -203,8 +203,8 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                     const int t = i * segment + j;
                     float delta[quad], u[quad], B[states] = {};
                     fetch(delta, step + t * pitch + here.channel);
-                    fetch(u, value + t * pitch + here.channel);
-                    if (!fixed_B) fetch(B, B_rows + t * padded + here.state);
+                    fetch(u, value + t * pitch * wide + here.channel);
+                    if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
                     advance(h, rate, delta, u, B, B_fixed, [](int, int, float, float) {});
                 }
             }
@@ -218,25 +218,26 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                 }
                 float* const mine = staging + (i % 2 * warps + here.warp) * staged;
                 States<float> a[segment], before[segment];
-                float y_own[segment];
 #pragma unroll
                 for (int j = 0; j < segment; ++j) {
                     const int t = i * segment + j;
                     if (t < rows) {
                         float delta[quad], u[quad], B[states] = {}, C[states] = {}, dy[quad], y[quad] = {}, dC[states] = {};
                         fetch(delta, step + t * pitch + here.channel);
-                        fetch(u, value + t * pitch + here.channel);
+                        fetch(u, value + t * pitch * wide + here.channel);
                         fetch(dy, grad + t * pitch + here.channel);
-                        if (!fixed_B) fetch(B, B_rows + t * padded + here.state);
-                        if (!fixed_C) fetch(C, C_rows + t * padded + here.state);
+                        if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
+                        if (!fixed_C) fetch(C, C_row + t * pitch + here.state);
                         advance(h, rate, delta, u, B, B_fixed, [&](int k, int s, float decay, float earlier) {
                             if (j > 0) a[j][k][s] = decay;  // else not worth its registers: computed once more below
                             before[j][k][s] = earlier;
                             if (gated) y[k] += (fixed_C ? C_fixed[k][s] : C[s]) * h[k][s];
                             (fixed_C ? dC_fixed[k][s] : dC[s]) += dy[k] * h[k][s];
                         });
-                        if (gated) spread_sum<lanes / 2, 1>(y, here.lane);
-                        y_own[j] = y[0];
+                        if (gated) {
+                            spread_sum<lanes / 2, 1>(y, here.lane);
+                            if (here.owner) y_rows[j * tile_channels + here.own] = y[0];
+                        }
                         if (!fixed_C) {
                             const int first = spread_sum<16, lanes>(dC, here.lane);
                             leave_mixing(mine, j, mixing - 1, dC, first, here);
@@ -250,10 +251,10 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                         float delta[quad], u[quad], B[states] = {}, C[states] = {}, dy[quad];
                         float ddrive[quad] = {}, pull[quad] = {}, dB[states] = {};
                         fetch(delta, step + t * pitch + here.channel);
-                        fetch(u, value + t * pitch + here.channel);
+                        fetch(u, value + t * pitch * wide + here.channel);
                         fetch(dy, grad + t * pitch + here.channel);
-                        if (!fixed_B) fetch(B, B_rows + t * padded + here.state);
-                        if (!fixed_C) fetch(C, C_rows + t * padded + here.state);
+                        if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
+                        if (!fixed_C) fetch(C, C_row + t * pitch + here.state);
 #pragma unroll
                         for (int k = 0; k < quad; ++k) {
                             const float drive = delta[k] * u[k];
@@ -277,14 +278,15 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                         __syncwarp();  // every lane has read this row
                         if (here.owner) {
                             const int own = t * pitch + here.own;
-                            const float delta_own = step[own], u_own = widen(value[own]), dy_own = grad[own];
+                            T& value_own = value[t * pitch * wide + here.own];
+                            const float delta_own = step[own], u_own = widen(value_own), dy_own = grad[own];
                             const float slope = p.delta_softplus ? Math::softplus_slope(delta_own) : 1;
                             const float ddelta = (float(scan::ln2) * pull[0] + u_own * ddrive[0]) * slope;
                             ddelta_bias += ddelta;
                             dD += dy_own * u_own;
                             step[own] = ddelta;
-                            value[own] = narrow<T>(delta_own * ddrive[0] + dy_own * D);
-                            grad[own] = y_own[j] + D * u_own;
+                            value_own = narrow<T>(delta_own * ddrive[0] + dy_own * D);
+                            if (gated) grad[own] = y_rows[j * tile_channels + here.own] + D * u_own;
                         }
                     }
                 }
@@ -301,17 +303,17 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
             }
 
             __syncthreads();
-            store_tile(p.du + at(p.du_b, p.du_d, p.du_l), p.du_d, p.du_l, w.channels, rows, [&](int i) { return value[i]; });
-            store_tile(p.ddelta + at(p.ddelta_b, p.ddelta_d, p.ddelta_l), p.ddelta_d, p.ddelta_l, w.channels, rows,
+            store_tile<pitch * wide>(p.du + at(p.du_b, p.du_d, p.du_l), p.du_d, p.du_l, w.channels, rows, [&](int i) { return value[i]; });
+            store_tile<pitch>(p.ddelta + at(p.ddelta_b, p.ddelta_d, p.ddelta_l), p.ddelta_d, p.ddelta_l, w.channels, rows,
                        [&](int i) { return narrow<T>(step[i]); });
             if (gated) {
-                load_tile(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
+                load_tile<pitch>(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
                           [&](int i, T x) { grad[i] *= widen(x); });
                 __syncthreads();
-                load_tile(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
+                load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
                           [&](int i, T x) { grad[i] *= scan::gate_slope<Math>(widen(x)); });
                 __syncthreads();
-                store_tile(p.dz + at(p.dz_b, p.dz_d, p.dz_l), p.dz_d, p.dz_l, w.channels, rows,
+                store_tile<pitch>(p.dz + at(p.dz_b, p.dz_d, p.dz_l), p.dz_d, p.dz_l, w.channels, rows,
                            [&](int i) { return narrow<T>(grad[i]); });
             }
         }

@@ -37,9 +37,12 @@ constexpr int warp_channels = quad * 32 / lanes;
 constexpr int tile_channels = warps * warp_channels;
 constexpr int threads = 32 * warps;
 
-// A row of a tile in shared memory. Four more numbers than channels keep it aligned to 16 bytes and spread the steps of
-// one channel over the banks.
-constexpr int pitch = tile_channels + 4;
+constexpr int mixing = 2 - fixed_B - fixed_C;  // how many of B and C vary
+
+// Shared memory has a row for each step of a chunk with all that belongs to it, so that a lane finds everything at fixed
+// distances from a few addresses. A row is an odd number of 16 bytes long: steps of one channel spread over the banks.
+template <int numbers>
+inline constexpr int row_of = ((numbers + 3) / 4 | 1) * 4;
 
 // What the launcher adds to the arguments of params.h: tiles of channels (a tile lies in one group), tiles of one group,
 // steps of a chunk, batch items of a block, and the state before each chunk but the first, (batch, chunks - 1, dim,
@@ -113,7 +116,7 @@ struct Walk {
     Size fast_stride, slow_stride;
     bool pieces;
 };
-HANDCRAFT_DEVICE Walk walk(const T* base, Size stride_d, Size stride_l, int channels, int steps) {
+HANDCRAFT_DEVICE Walk walk(const T* base, Size stride_d, Size stride_l, int channels, int steps, int pitch) {
     constexpr int piece = Piece<T>::count;
     const bool along = stride_l <= stride_d;  // steps are neighbours
     const Walk w = along ? Walk{steps, channels, pitch, 1, stride_l, stride_d, false}
@@ -141,10 +144,10 @@ struct Cursor {
     HANDCRAFT_DEVICE int offset(const Walk& w) const { return slow * w.slow_offset + fast * w.fast_offset; }
 };
 
-// Calls take(offset in shared memory, element) for every element of a tile.
-template <class Take>
+// Calls take(t * pitch + channel, element) for every element of a tile.
+template <int pitch, class Take>
 HANDCRAFT_DEVICE void load_tile(const T* base, Size stride_d, Size stride_l, int channels, int steps, Take take) {
-    const Walk w = walk(base, stride_d, stride_l, channels, steps);
+    const Walk w = walk(base, stride_d, stride_l, channels, steps, pitch);
     if (w.pieces) {
         using P = Piece<T>;
         for (Cursor at(w, P::count); at.slow < w.slow; at.next(w)) {
@@ -163,10 +166,10 @@ HANDCRAFT_DEVICE void load_tile(const T* base, Size stride_d, Size stride_l, int
     }
 }
 
-// Stores give(offset in shared memory) to every element of a tile.
-template <class Give>
+// Stores give(t * pitch + channel) to every element of a tile.
+template <int pitch, class Give>
 HANDCRAFT_DEVICE void store_tile(T* base, Size stride_d, Size stride_l, int channels, int steps, Give give) {
-    const Walk w = walk(base, stride_d, stride_l, channels, steps);
+    const Walk w = walk(base, stride_d, stride_l, channels, steps, pitch);
     if (w.pieces) {
         using P = Piece<T>;
         for (Cursor at(w, P::count); at.slow < w.slow; at.next(w)) {
@@ -184,12 +187,13 @@ HANDCRAFT_DEVICE void store_tile(T* base, Size stride_d, Size stride_l, int chan
     }
 }
 
-// Rows (steps, padded) of B or C, those of states beyond `state` zero.
+// B or C of every step, those of states beyond `state` zero.
+template <int pitch>
 HANDCRAFT_DEVICE void load_mixing(float* to, const T* base, Size stride_n, Size stride_l, int state, int steps) {
     const bool along = stride_l <= stride_n;
     for (int i = int(threadIdx.x); i < steps * padded; i += threads) {
         const int t = along ? i % steps : i / padded, n = along ? i / steps : i % padded;
-        to[t * padded + n] = n < state ? widen(base[n * stride_n + t * stride_l]) : 0;
+        to[t * pitch + n] = n < state ? widen(base[n * stride_n + t * stride_l]) : 0;
     }
 }
 
@@ -220,6 +224,7 @@ HANDCRAFT_DEVICE void write_states(float* to, Size stride_d, const Place& here, 
 
 // The steps of a chunk as the recurrence takes them, in place, each warp its own channels: softplus once a channel and
 // step instead of once a lane of the channel.
+template <int pitch>
 HANDCRAFT_DEVICE void prepare_steps(float* step, const float* delta_bias, bool softplus, const Place& here,
                                     const Work& w, int rows) {
     const int channel = here.warp * warp_channels + here.lane % warp_channels;

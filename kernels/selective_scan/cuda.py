@@ -63,8 +63,11 @@ class Form:
 
     @property
     def segment(self) -> int:
-        """Steps of which the backward kernel keeps the states in registers; constant B or C take most of these."""
-        return 1 if self.fixed_B or self.fixed_C else 4
+        """Steps of which the backward kernel keeps the states in registers, as many as fit without spills. Constant B
+        or C take most of these. In fp32 shared memory is the limit: 3 steps allow as many blocks as 4."""
+        if self.fixed_B or self.fixed_C:
+            return 1
+        return 3 if self.dtype == torch.float32 else 4
 
     @property
     def forward_warps(self) -> int:
@@ -96,21 +99,24 @@ class Form:
 
     def forward_bytes(self, warps: int, rows: int) -> int:
         """Shared memory of a block of scan_forward."""
-        return 4 * rows * (2 * self._pitch(warps) + self._mixing() * self.padded)
+        return 4 * rows * _row(2 * self.channels(warps) + self._mixing())
 
     def backward_bytes(self, warps: int, rows: int) -> int:
         """Shared memory of a block of scan_backward."""
+        channels = self.channels(warps)
+        row = _row(2 * channels + self._mixing() + channels * self.dtype.itemsize // 4)
+        segment = self.segment * (2 * warps * self._mixing() + self.gated * channels)
         slots = max(-(-rows // self.segment) - 2, 0)
-        staging = 2 * warps * self.segment * self._mixing() * self.padded
-        numbers = rows * self._mixing() * self.padded + staging + slots * warps * 32 * QUAD * self.states
-        bytes_ = 4 * numbers + rows * self._pitch(warps) * (8 + self.dtype.itemsize)
-        return -(-bytes_ // 16) * 16
-
-    def _pitch(self, warps: int) -> int:
-        return self.channels(warps) + 4
+        return 4 * (rows * row + segment + slots * warps * 32 * QUAD * self.states)
 
     def _mixing(self) -> int:
-        return 2 - self.fixed_B - self.fixed_C
+        """Numbers of B and C a step."""
+        return (2 - self.fixed_B - self.fixed_C) * self.padded
+
+
+def _row(numbers: int) -> int:
+    """`row_of` in tile.h."""
+    return (-(-numbers // 4) | 1) * 4
 
 
 @dataclass(frozen=True)
