@@ -44,7 +44,7 @@ def backward(needed: Sequence[bool], dout: Tensor, h: Tensor, *others: Tensor) -
         dmod_bias=None,
         **gradients,
     )
-    return (dh, *dmod.unbind(1), *gradients.values())
+    return (dh, *(part.clone() for part in dmod.unbind(1)), *gradients.values())  # registered ops may not alias
 
 
 def _inputs(
