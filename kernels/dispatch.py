@@ -68,19 +68,22 @@ OPS = (
 )
 
 _CPU, _CUDA = frozenset({"cpu"}), frozenset({"cuda"})
+_TRITON = _CUDA | _CPU if env.interpreting() else _CUDA
 _NARROW = frozenset({torch.float32, torch.bfloat16, torch.float16})
 _SCANS = ("selective_scan", "mamba_block")
 _CPU_EVIDENCE = "cpu-2core.json"
 
+_EMBEDS = "1 <= T <= 128, 1 <= D <= 512, 1 <= H <= 1024"
+
+
+def _embeds(shape: Shape) -> bool:
+    return 1 <= shape["T"] <= 128 and 1 <= shape["D"] <= 512 and 1 <= shape["H"] <= 1024
+
+
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "dct_linear",
-        "cpu",
-        _CPU,
-        condition=lambda shape: 1 <= shape["T"] <= 128 and 1 <= shape["D"] <= 512 and 1 <= shape["H"] <= 1024,
-        wanted="1 <= T <= 128, D <= 512, H <= 1024",
-        evidence=_CPU_EVIDENCE,
-    ),
+    # no evidence yet: no GPU was measured, so these run when asked for by name
+    Rule("dct_linear", "triton", _TRITON, _NARROW, _embeds, _EMBEDS),
+    Rule("dct_linear", "cpu", _CPU, condition=_embeds, wanted=_EMBEDS, evidence=_CPU_EVIDENCE),
     *(
         Rule(
             op,
@@ -103,7 +106,7 @@ RULES: tuple[Rule, ...] = (
         "N <= 256 without return_last_state",
     ),
     Rule("mamba_block", "mamba_ssm", _CUDA, _NARROW, lambda shape: shape["N"] <= 256, "N <= 256"),
-    Rule("selective_scan", "cpu", _CPU, evidence=_CPU_EVIDENCE),
+    *(Rule(op, "cpu", _CPU, evidence=_CPU_EVIDENCE) for op in _SCANS),
     *(Rule(op, "reference") for op in OPS),
 )
 

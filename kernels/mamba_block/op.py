@@ -3,13 +3,24 @@
 from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
-from handcraft.kernels.mamba_block import cuda, mamba_ssm, reference
+from handcraft.kernels.mamba_block import cpu, cuda, mamba_ssm, reference
 from handcraft.kernels.params import MambaParams
-from handcraft.kernels.precision import autocast_first, outside_autocast
+from handcraft.kernels.precision import autocast_first, compute_dtype, outside_autocast
+from handcraft.kernels.registration import FusedOp
 
 OP = "mamba_block"
+
+
+def _fake(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    p, dtype = MambaParams(*parameters), compute_dtype(x)
+    projected = x.new_empty(*x.shape[:2], p.in_proj_weight.shape[0], dtype=dtype)
+    return x.new_empty(x.shape), projected, x.new_empty(*x.shape[:2], p.x_proj_weight.shape[0], dtype=dtype)
+
+
+FUSED = FusedOp(OP, ("x", *MambaParams._fields), {"cpu": cpu}, _fake, residuals=2)
 IMPLEMENTATIONS = {
     "reference": reference.mamba_block,
+    "cpu": lambda x, params: FUSED("cpu", x, *params)[0],
     "cuda": cuda.mamba_block,
     "mamba_ssm": mamba_ssm.mamba_block,
 }

@@ -1,72 +1,41 @@
-"""selective_scan: autograd function, its registration for torch.compile, and the public function."""
+"""selective_scan: the public function; its docstring is the contract."""
+
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.precision import autocast_first, compute_dtype, outside_autocast
-from handcraft.kernels.selective_scan import reference
+from handcraft.kernels.registration import FusedOp
+from handcraft.kernels.selective_scan import cpu, cuda, mamba_ssm, reference
+from handcraft.kernels.selective_scan.arguments import last_shape
 
 OP = "selective_scan"
 
 
-class _Scan(torch.autograd.Function):
-    """The scan between u, delta, A, B, C and (y, last state); keeps its inputs and computes the states again."""
-
-    @staticmethod
-    def forward(ctx, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(u, delta, A, B, C)
-        ctx.set_materialize_grads(False)
-        return reference.scan_forward(u, delta, A, B, C)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradients(reference.scan_backward, dy, dlast, ctx.saved_tensors)
+def _fake(u: Tensor, delta: Tensor, A: Tensor, *others: Tensor | bool | None) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), u.new_empty(last_shape(u, A, others[-1]), dtype=compute_dtype(u))
 
 
-def _gradients(backward, dy: Tensor | None, dlast: Tensor | None, saved: tuple[Tensor, ...]):
-    """Call a backward pass with what autograd gives it: either gradient may be missing."""
-    if dy is None and dlast is None:
-        return (None,) * len(saved)
-    u = saved[0]
-    with outside_autocast(u.device.type):
-        return backward(torch.zeros_like(u) if dy is None else dy, dlast, *saved)
+FUSED = FusedOp(
+    OP,
+    ("u", "delta", "A", "B", "C", "D?", "z?", "delta_bias?"),
+    {"cpu": cpu, "cuda": cuda, "mamba_ssm": mamba_ssm},
+    _fake,
+    options=("bool delta_softplus", "bool return_last_state"),
+    outputs=2,
+)
 
-
-# Registered so that torch.compile sees one opaque operation instead of L unrolled steps. Eager calls go straight to
-# the autograd function: the dispatcher costs more than a small scan.
-@torch.library.custom_op("handcraft::scan_forward", mutates_args=())
-def _scan_forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    return reference.scan_forward(u, delta, A, B, C)
-
-
-@_scan_forward.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), u.new_empty(u.shape[0], u.shape[1], A.shape[1])
-
-
-@torch.library.custom_op("handcraft::scan_backward", mutates_args=())
-def _scan_backward(
-    dy: Tensor, dlast: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return reference.scan_backward(dy, dlast, u, delta, A, B, C)
-
-
-@_scan_backward.register_fake
-def _(dy, dlast, u, delta, A, B, C):
-    return tuple(x.new_empty(x.shape) for x in (u, delta, A, B, C))
-
-
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-    ctx.set_materialize_grads(False)
-
-
-_scan_forward.register_autograd(
-    lambda ctx, dy, dlast: _gradients(_scan_backward, dy, dlast, ctx.saved_tensors), setup_context=_save
+# The inner part of the reference as one operation too: torch.compile would unroll its L steps, and autograd would keep
+# the states of all of them.
+REFERENCE = FusedOp(
+    "scan",
+    ("u", "delta", "A", "B", "C"),
+    {"reference": SimpleNamespace(forward=reference.scan_forward, backward=reference.scan_backward)},
+    lambda u, delta, A, *mixing: (u.new_empty(u.shape), u.new_empty(last_shape(u, A, True))),
+    outputs=2,
 )
 
 
@@ -89,16 +58,16 @@ def _reference(
     if delta_softplus:
         step = F.softplus(step)
     groups = max(x.shape[1] if x.dim() == 4 else 1 for x in (B, C))
-    scan = _scan_forward if torch.compiler.is_compiling() else _Scan.apply
     if groups == 1:
         B, C = (x.squeeze(1) if x.dim() == 4 else x for x in (B, C))
-        y, last = scan(value, step, A, B, C)
+        y, last = REFERENCE("reference", value, step, A, B, C)
     else:
         size = u.shape[1] // groups
         parts = []
         for g in range(groups):
             rows = slice(g * size, (g + 1) * size)
-            parts.append(scan(value[:, rows], step[:, rows], A[rows], _group(B, g, rows), _group(C, g, rows)))
+            given = value[:, rows], step[:, rows], A[rows], _group(B, g, rows), _group(C, g, rows)
+            parts.append(REFERENCE("reference", *given))
         y, last = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
     if D is not None:
         y = torch.addcmul(y, value, D.to(dtype)[:, None])
@@ -114,9 +83,6 @@ def _group(x: Tensor, g: int, rows: slice) -> Tensor:
     if x.dim() == 4:
         return x[:, g if x.shape[1] > 1 else 0]
     return x
-
-
-IMPLEMENTATIONS = {"reference": _reference}
 
 
 def selective_scan(
@@ -161,9 +127,17 @@ def selective_scan(
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     u = autocast_first(u)
-    chosen = dispatch.select(OP, backend, u, L=u.shape[2], D=u.shape[1], N=A.shape[1])
+    shape = {"L": u.shape[2], "D": u.shape[1], "N": A.shape[1], "last": int(return_last_state)}
+    chosen = dispatch.select(OP, backend, u, **shape)
     with outside_autocast(u.device.type):
-        y, last = IMPLEMENTATIONS[chosen](u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        if chosen == "reference":
+            y, last = _reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        elif chosen == "mamba_ssm" and not torch.compiler.is_compiling():
+            # its own autograd function, which need not run the forward pass again
+            return mamba_ssm.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        else:
+            given = u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state
+            y, last = FUSED(chosen, *given)
     return (y, last) if return_last_state else y
 
 

@@ -7,7 +7,7 @@ exponentials, outer products and contractions over N or D are one operation for 
 the states again instead of keeping them. The batch is walked in chunks that bound the memory and stay in cache.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -42,12 +42,19 @@ def scan_forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> t
 
 
 def scan_backward(
-    dy: Tensor, dlast: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor
+    needed: Sequence[bool],
+    dy: Tensor | None,
+    dlast: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `scan_forward`.
+    """Gradients of `scan_forward`, all of them whatever is `needed`: they share nearly all of the work.
 
     Args:
-        dy: (B,D,L), gradient of y.
+        dy: (B,D,L), gradient of y; None: zero.
         dlast: (B,D,N), gradient of the last state; None: zero.
         u, delta, A, B, C: as in `scan_forward`.
 
@@ -57,7 +64,7 @@ def scan_backward(
     batch, dim, length = u.shape
     state = A.shape[1]
     fixed_B, fixed_C = B.dim() == 2, C.dim() == 2
-    dy = dy.permute(2, 0, 1).contiguous()
+    dy = (torch.zeros_like(u) if dy is None else dy).permute(2, 0, 1).contiguous()
     u, delta, B, C = _time_first(u, delta, B, C)
     A = A.t().contiguous()
     du, ddelta = torch.empty_like(u), torch.empty_like(delta)

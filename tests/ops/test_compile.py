@@ -94,7 +94,8 @@ def test_registered_scan_passes_opcheck(constant):
     if constant:
         B, C = cases.draw((6, 4), (6, 4), seed=2)
     inputs = tuple(value.float().requires_grad_() for value in (u, delta, -A.abs(), B, C))
-    torch.library.opcheck(scan_op._scan_forward, inputs)
+    torch.library.opcheck(scan_op.REFERENCE.registered_forward, ("reference", *inputs))
     plain = tuple(value.detach() for value in inputs)
-    torch.library.opcheck(scan_op._scan_backward, (plain[0], torch.ones(2, 6, 4), *plain))
-    torch.library.opcheck(scan_op._scan_backward, (plain[0], None, *plain))
+    for last in (torch.ones(2, 6, 4), None):
+        given = ("reference", [True] * 5, plain[0], last, *plain)
+        torch.library.opcheck(scan_op.REFERENCE.registered_backward, given)
