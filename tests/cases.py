@@ -41,7 +41,8 @@ class Case:
         return self.call(**self.arguments(tensors), **extra)
 
     def run_oracle(self, tensors: Tensors) -> np.ndarray:
-        return self.oracle(**self.arguments({name: value.detach().double().numpy() for name, value in tensors.items()}))
+        as_numpy = {name: value.detach().double().cpu().numpy() for name, value in tensors.items()}
+        return self.oracle(**self.arguments(as_numpy))
 
     def run_plain(self, tensors: Tensors) -> Tensor:
         return self.plain(**self.arguments(tensors))
@@ -56,8 +57,9 @@ class Case:
 
 
 def draw(*shapes: tuple[int, ...], seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    """Standard normal tensors in fp64 on the tests' device, the same numbers on each."""
+    like = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64, "device": "cpu"}
+    return [torch.randn(shape, **like).to(torch.get_default_device()) for shape in shapes]
 
 
 def make_dct_linear(batch: int, frames: int = 7, dim: int = 13, width: int = 11) -> Tensors:

@@ -24,10 +24,11 @@ def error(value: Tensor, truth: Tensor) -> float:
         raise AssertionError(f"shape {tuple(value.shape)}, expected {tuple(truth.shape)}")
     if not truth.numel():
         return 0.0
-    difference = (value.detach().double() - truth.detach().double()).abs().max().item()
+    value, truth = (tensor.detach().cpu().double() for tensor in (value, truth))
+    difference = (value - truth).abs().max().item()
     if difference != difference:
         return float("inf")
-    return difference / max(truth.detach().abs().max().item(), 1e-30)
+    return difference / max(truth.abs().max().item(), 1e-30)
 
 
 def bound(own: float, dtype: torch.dtype) -> float:

@@ -5,13 +5,13 @@ from torch import Tensor
 from handcraft.kernels import checks, dispatch
 from handcraft.kernels.dct_linear import cpu, reference
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from handcraft.kernels.registration import FusedOp
+from handcraft.kernels.registration import FusedOp, Lazy
 
 OP = "dct_linear"
 FUSED = FusedOp(
     OP,
     ("x", "weight", "bias?", "cls?", "position?", "lengths?"),
-    {"cpu": cpu},
+    {"cpu": cpu, "triton": Lazy("handcraft.kernels.dct_linear.kernel")},
     lambda x, weight, bias, cls, *_: (x.new_empty(x.shape[0], x.shape[1] + (cls is not None), weight.shape[0]),),
     options=("str cls_at", "str transform"),
 )

@@ -7,24 +7,37 @@ that a kernel forgot to write shows.
 import dataclasses
 import functools
 
+import backends
 import cases
 import pytest
 import tolerances
 import torch
-from backends import backends
 from cases import CASES
 
 from handcraft.kernels import dispatch
 
 HALF = (torch.bfloat16, torch.float16)
-PAIRS = [(op, backend) for op in sorted(CASES) for backend in backends(op)]
 
 
-@pytest.fixture(params=PAIRS, ids="-".join)
+def pairs(dtype):
+    """Each op with each backend that computes it in this dtype."""
+    return [backends.param(name, (op, name)) for op in sorted(CASES) for name in backends.backends(op, dtype)]
+
+
+def run_by(op, backend):
+    return dataclasses.replace(CASES[op], call=functools.partial(CASES[op].call, backend=backend))
+
+
+@pytest.fixture(params=pairs(torch.float32))
 def case(request):
     """A case whose op is run by one backend, unless the test names another."""
-    op, backend = request.param
-    return dataclasses.replace(CASES[op], call=functools.partial(CASES[op].call, backend=backend))
+    return run_by(*request.param)
+
+
+@pytest.fixture(params=pairs(torch.float64))
+def exact_case(request):
+    """As `case`, for backends that compute in fp64."""
+    return run_by(*request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +68,9 @@ def gradients(case, tensors, run, cotangent):
     return out.detach(), dict(zip(names, grads, strict=True))
 
 
-def test_agrees_with_numpy(case):
-    tensors = case.make(3)
-    assert tolerances.error(case.run(tensors), torch.from_numpy(case.run_oracle(tensors))) < tolerances.ORACLE
+def test_agrees_with_numpy(exact_case):
+    tensors = exact_case.make(3)
+    assert tolerances.error(exact_case.run(tensors), torch.from_numpy(exact_case.run_oracle(tensors))) < tolerances.ORACLE
 
 
 @pytest.mark.parametrize(
@@ -82,13 +95,13 @@ def test_odd_sizes(make, op):
     assert tolerances.error(CASES[op].run(tensors), truth) < tolerances.ORACLE
 
 
-def test_gradcheck(case):
-    names = case.differentiable()
-    fixed = {name: value for name, value in case.make(2).items() if name not in names}
-    inputs = leaves({name: value for name, value in case.make(2).items() if name in names})
+def test_gradcheck(exact_case):
+    names = exact_case.differentiable()
+    fixed = {name: value for name, value in exact_case.make(2).items() if name not in names}
+    inputs = leaves({name: value for name, value in exact_case.make(2).items() if name in names})
 
     def run(*values):
-        return case.run({**fixed, **dict(zip(names, values, strict=True))})
+        return exact_case.run({**fixed, **dict(zip(names, values, strict=True))})
 
     assert torch.autograd.gradcheck(run, tuple(inputs.values()), fast_mode=True)
 
@@ -193,7 +206,7 @@ def test_autocast_casts_the_first_argument_alone(case):
     rounded = {**tensors, first: tensors[first].to(torch.bfloat16)}
     expected, expected_grads = gradients(case, rounded, case.run, torch.ones_like(case.run(rounded)))
     inputs = leaves(tensors)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(backends.DEVICE, dtype=torch.bfloat16):
         out = case.run(inputs)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected)
@@ -201,18 +214,21 @@ def test_autocast_casts_the_first_argument_alone(case):
     for name, grad in zip(expected_grads, grads, strict=True):
         assert grad.dtype == torch.float32, name
         assert torch.equal(grad, expected_grads[name].float()), name
-    exact = case.cast(case.make(3), torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(case.run(exact), case.run(exact))
-        assert case.run(exact).dtype == torch.float64
 
 
-def test_fp64_is_computed_in_fp64_with_fp32_parameters_too(case):
-    mixed = case.cast(case.make(3), torch.float32)
-    mixed = {name: value.double() if name in case.activations else value for name, value in mixed.items()}
-    truth = torch.from_numpy(case.run_oracle(mixed))
-    assert case.run(mixed).dtype == torch.float64
-    assert tolerances.error(case.run(mixed), truth) < tolerances.ORACLE
+def test_autocast_leaves_fp64_alone(exact_case):
+    exact = exact_case.cast(exact_case.make(3), torch.float64)
+    with torch.autocast(backends.DEVICE, dtype=torch.bfloat16):
+        assert exact_case.run(exact).dtype == torch.float64
+        assert torch.equal(exact_case.run(exact), exact_case.run(exact))
+
+
+def test_fp64_is_computed_in_fp64_with_fp32_parameters_too(exact_case):
+    mixed = exact_case.cast(exact_case.make(3), torch.float32)
+    mixed = {name: value.double() if name in exact_case.activations else value for name, value in mixed.items()}
+    truth = torch.from_numpy(exact_case.run_oracle(mixed))
+    assert exact_case.run(mixed).dtype == torch.float64
+    assert tolerances.error(exact_case.run(mixed), truth) < tolerances.ORACLE
 
 
 def shown(name):
@@ -259,7 +275,7 @@ def test_device_mismatch_is_named(case):
     tensors = case.cast(case.make(2), torch.float32)
     for name, value in tensors.items():
         if name != case.activations[0]:
-            with pytest.raises(ValueError, match=rf"{case.op}: {shown(name)} is on meta, the first argument is on cpu"):
+            with pytest.raises(ValueError, match=rf"{case.op}: {shown(name)} is on meta, the first argument is on {backends.DEVICE}"):
                 case.run({**tensors, name: value.to("meta")})
 
 

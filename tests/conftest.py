@@ -1,0 +1,20 @@
+"""Where the op tests run."""
+
+import os
+
+import backends
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where the op tests put their tensors")
+
+
+def pytest_configure(config):
+    device = config.getoption("device")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("--device cuda: torch sees no GPU here")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the reference's products, to be deterministic
+        backends.use(device)
