@@ -7,13 +7,18 @@
 //
 // Nothing is kept for the backward pass but the inputs. Per chunk it runs the states forward once, keeping the one
 // before each segment of 4 steps in shared memory, then takes the segments from the last to the first: the states of
-// these 4 steps again, now kept in registers, and the steps backwards. So a state costs two exponentials.
+// these 4 steps again, now kept in registers, and the steps backwards. So a state costs a little over two
+// exponentials.
 //
 // Sums over channels (dB, dC) and over the batch (dA, dD, ddelta_bias) are written as partial sums and added by a second
 // kernel, always in the same order: no atomics, the same bits every time.
 #include "tile.h"
 
 namespace handcraft::cuda {
+
+// The decays of a segment's first steps are computed once more when its steps are taken backwards: keeping them would
+// cost 16 registers each, and all 255 are in use.
+constexpr int again = 1;
 
 template <typename S>
 using States = S[quad][states];
@@ -229,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                         if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
                         if (!fixed_C) fetch(C, C_row + t * pitch + here.state);
                         advance(h, rate, delta, u, B, B_fixed, [&](int k, int s, float decay, float earlier) {
-                            if (j > 0) a[j][k][s] = decay;  // else not worth its registers: computed once more below
+                            if (j >= again) a[j][k][s] = decay;
                             before[j][k][s] = earlier;
                             if (gated) y[k] += (fixed_C ? C_fixed[k][s] : C[s]) * h[k][s];
                             (fixed_C ? dC_fixed[k][s] : dC[s]) += dy[k] * h[k][s];
@@ -260,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                             const float drive = delta[k] * u[k];
 #pragma unroll
                             for (int s = 0; s < states; ++s) {
-                                const float decay = j > 0 ? a[j][k][s] : scan::decay<Math>(delta[k], rate[k][s]);
+                                const float decay = j >= again ? a[j][k][s] : scan::decay<Math>(delta[k], rate[k][s]);
                                 const auto r = scan::reverse(carried[k][s], dy[k], fixed_C ? C_fixed[k][s] : C[s], decay,
                                                              before[j][k][s]);
                                 (fixed_B ? dB_fixed[k][s] : dB[s]) += r.g * drive;

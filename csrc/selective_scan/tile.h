@@ -161,7 +161,7 @@ HANDCRAFT_DEVICE void load_tile(const T* base, Size stride_d, Size stride_l, int
             }
         }
     } else {
-#pragma unroll 4
+#pragma unroll 2
         for (Cursor at(w, 1); at.slow < w.slow; at.next(w)) take(at.offset(w), base[at.address(w)]);
     }
 }

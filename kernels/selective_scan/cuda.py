@@ -61,21 +61,18 @@ class Form:
     def padded(self) -> int:
         return self.states * self.lanes
 
-    @property
-    def segment(self) -> int:
-        """Steps of which the backward kernel keeps the states in registers, as many as fit without spills. Constant B
-        or C take most of these. In fp32 shared memory is the limit: 3 steps allow as many blocks as 4."""
+    def segment(self, warps: int) -> int:
+        """Steps of which the backward kernel keeps the states in registers, as many as fit without spills and cost no
+        block its place in shared memory. Constant B or C take most of the registers."""
         if self.fixed_B or self.fixed_C:
             return 1
-        return 3 if self.dtype == torch.float32 else 4
+        return 4 if self.dtype.itemsize == 2 and warps == 4 else 3
 
-    @property
-    def forward_warps(self) -> int:
-        """A multiprocessor, as the registers allow."""
-        return 8 if self.fixed_B or self.fixed_C else 16
+    def forward_warps(self, warps: int) -> int:
+        """A multiprocessor, as the registers allow. Blocks of one warp are for small calls, which do not fill it."""
+        return 8 if self.fixed_B or self.fixed_C or warps == 1 else 16
 
-    @property
-    def backward_warps(self) -> int:
+    def backward_warps(self, warps: int) -> int:
         return 8
 
     def channels(self, warps: int) -> int:
@@ -88,9 +85,9 @@ class Form:
             "STATES": self.states,
             "LANES": self.lanes,
             "WARPS": warps,
-            "FORWARD_WARPS": self.forward_warps,
-            "BACKWARD_WARPS": self.backward_warps,
-            "SEGMENT": self.segment,
+            "FORWARD_WARPS": self.forward_warps(warps),
+            "BACKWARD_WARPS": self.backward_warps(warps),
+            "SEGMENT": self.segment(warps),
             "GATED": int(self.gated),
             "FIXED_B": int(self.fixed_B),
             "FIXED_C": int(self.fixed_C),
@@ -105,8 +102,8 @@ class Form:
         """Shared memory of a block of scan_backward."""
         channels = self.channels(warps)
         row = _row(2 * channels + self._mixing() + channels * self.dtype.itemsize // 4)
-        segment = self.segment * (2 * warps * self._mixing() + self.gated * channels)
-        slots = max(-(-rows // self.segment) - 2, 0)
+        segment = self.segment(warps) * (2 * warps * self._mixing() + self.gated * channels)
+        slots = max(-(-rows // self.segment(warps)) - 2, 0)
         return 4 * (rows * row + segment + slots * warps * 32 * QUAD * self.states)
 
     def _mixing(self) -> int:
@@ -253,12 +250,14 @@ def _rows(length: int) -> int:
     return -(-length // -(-length // ROWS))
 
 
-def _plan(inputs: Inputs, form: Form, bytes_of: Callable[[int, int], int], most: int, rows: int) -> Plan:
+def _plan(
+    inputs: Inputs, form: Form, bytes_of: Callable[[int, int], int], most: Callable[[int], int], rows: int
+) -> Plan:
     """The number of warps a block that fills a multiprocessor best, of those that leave none idle.
 
     Args:
         bytes_of: warps and rows -> shared memory of a block.
-        most: warps a multiprocessor.
+        most: warps -> warps a multiprocessor.
         rows: of a chunk; halved until a block fits into the GPU's shared memory.
     """
     batch, dim, _ = inputs.u.shape
@@ -273,7 +272,7 @@ def _plan(inputs: Inputs, form: Form, bytes_of: Callable[[int, int], int], most:
         blocks = batch * groups * group_tiles
         if shared > limits.block or (best is not None and blocks < BLOCKS):
             continue
-        resident = min(limits.multiprocessor // (shared + RESERVED), most // warps) * warps
+        resident = min(limits.multiprocessor // (shared + RESERVED), most(warps) // warps) * warps
         useful = resident * dim / (groups * group_tiles * form.channels(warps))
         if best is None or useful >= best[0]:
             run = max(1, blocks // RUNS)

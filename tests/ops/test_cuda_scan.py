@@ -236,7 +236,7 @@ def test_sixteen_and_eight_warps_a_multiprocessor():
     form = cuda.Form(torch.bfloat16, 16, True, False, False)
     for shared, most in ((form.forward_bytes(4, 33), 16), (form.backward_bytes(4, 33), 8)):
         assert cuda_emulation.H200.multiprocessor // (shared + cuda.RESERVED) * 4 >= most
-    assert (form.forward_warps, form.backward_warps) == (16, 8)
+    assert (form.forward_warps(4), form.backward_warps(4)) == (16, 8)
 
 
 def test_rules():
