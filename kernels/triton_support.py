@@ -16,9 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FP_FUSION = True
-"""Multiply and add become one instruction, set at every launch: what Triton does when nothing is said may change."""
-
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -117,6 +114,16 @@ def recording() -> Iterator[list[Launch]]:
         _RECORDS.pop()
 
 
+def compile_options(num_warps: int, num_stages: int) -> dict[str, Any]:
+    """What `launch` tells the compiler, said in full: its defaults change.
+
+    Multiply and add become one instruction. A thread may have all the registers there are: told nothing, the assembler
+    has been seen to keep to 64 on sm_100 and to spill.
+    """
+    registers = min(255, (64 << 10) // (32 * num_warps))
+    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True, "maxnreg": registers}
+
+
 def launch(
     kernel: Any, grid: Sequence[int], first: Tensor, arguments: Mapping[str, Any], *, num_warps: int, num_stages: int
 ) -> None:
@@ -135,7 +142,7 @@ def launch(
     if _RECORDS:
         _RECORDS[-1].append(Launch(kernel, tuple(grid), dict(arguments), num_warps, num_stages))
         return
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
+    options = compile_options(num_warps, num_stages)
     if first.device.type == "cuda" and first.device.index != torch.cuda.current_device():
         with torch.cuda.device(first.device):
             kernel[tuple(grid)](**arguments, **options)

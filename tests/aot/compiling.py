@@ -101,11 +101,7 @@ def compile_launch(case: AotCase, launch: Launch, target: str) -> Compiled:
     """Compile it afresh, whatever is cached."""
     signature, constants, attributes = _arguments(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    options = {
-        "num_warps": launch.num_warps,
-        "num_stages": launch.num_stages,
-        "enable_fp_fusion": triton_support.FP_FUSION,
-    }
+    options = triton_support.compile_options(launch.num_warps, launch.num_stages)
     gpu = TARGETS[target]
     log = io.StringIO()
     with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope(), triton.knobs.compilation.scope():
