@@ -104,6 +104,19 @@ def make_scan(batch: int, dim: int = 6, length: int = 9, state: int = 5) -> Tens
     return tensors
 
 
+MIXING_FORMS = ("batch", "groups", "one group", "constant")
+"""Forms of the scan's B and C: (B,N,L), (B,3,N,L), (B,1,N,L), (D,N)."""
+
+
+def make_scan_form(form_B: str, form_C: str, batch: int = 2, dim: int = 6, length: int = 5, state: int = 4) -> Tensors:
+    """`make_scan` with B and C of these forms; dim is a multiple of 3."""
+    shapes = (batch, state, length), (batch, 3, state, length), (batch, 1, state, length), (dim, state)
+    forms = dict(zip(MIXING_FORMS, shapes, strict=True))
+    tensors = make_scan(batch, dim, length, state)
+    (tensors["B"],), (tensors["C"],) = draw(forms[form_B], seed=11), draw(forms[form_C], seed=12)
+    return tensors
+
+
 def make_mamba(batch: int, width: int = 6, length: int = 9) -> Tensors:
     params = MambaParams.random(width, state=5, seed=6)
     (x,) = draw((batch, length, width), seed=6)

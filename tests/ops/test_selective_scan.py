@@ -1,106 +1,95 @@
 """selective_scan: the forms of its arguments, last state, chunks. The shared contract is in test_contract.py."""
 
+import functools
 import itertools
 
 import oracles
 import pytest
 import tolerances
 import torch
-from cases import CASES, draw, make_scan
+from backends import backends, param
+from cases import CASES, MIXING_FORMS, make_scan, make_scan_form
 
 from handcraft.kernels import selective_scan
 from handcraft.kernels.selective_scan import reference
 
-FORMS = ("batch", "groups", "one group", "constant")
 
-
-def mixing(form, batch, dim, state, length, seed):
-    shape = {
-        "batch": (batch, state, length),
-        "groups": (batch, 3, state, length),
-        "one group": (batch, 1, state, length),
-        "constant": (dim, state),
-    }[form]
-    return draw(shape, seed=seed)[0]
-
-
-def arguments(form_B, form_C, batch=2, dim=6, length=5, state=4):
-    tensors = make_scan(batch, dim, length, state)
-    tensors["B"] = mixing(form_B, batch, dim, state, length, 11)
-    tensors["C"] = mixing(form_C, batch, dim, state, length, 12)
-    return tensors
+@pytest.fixture(params=[param(name) for name in backends("selective_scan", torch.float64)])
+def scan(request):
+    """The op, by every backend that computes in fp64."""
+    return functools.partial(selective_scan, backend=request.param)
 
 
 def as_numpy(tensors):
     return {name: value.detach().numpy() if torch.is_tensor(value) else value for name, value in tensors.items()}
 
 
-@pytest.mark.parametrize(("form_B", "form_C"), list(itertools.product(FORMS, FORMS)))
-def test_forms_of_B_and_C(form_B, form_C):
-    tensors = arguments(form_B, form_C)
+@pytest.mark.parametrize(("form_B", "form_C"), list(itertools.product(MIXING_FORMS, repeat=2)))
+def test_forms_of_B_and_C(form_B, form_C, scan):
+    tensors = make_scan_form(form_B, form_C)
     truth, last = (torch.from_numpy(x) for x in oracles.selective_scan(**as_numpy(tensors), delta_softplus=True))
-    found, state = selective_scan(**tensors, delta_softplus=True, return_last_state=True)
+    found, state = scan(**tensors, delta_softplus=True, return_last_state=True)
     assert tolerances.error(found, truth) < tolerances.ORACLE
     assert tolerances.error(state, last) < tolerances.ORACLE
     inputs = [value.requires_grad_() for value in tensors.values()]
     names = list(tensors)
 
     def run(*values):
-        return selective_scan(**dict(zip(names, values, strict=True)), delta_softplus=True, return_last_state=True)
+        return scan(**dict(zip(names, values, strict=True)), delta_softplus=True, return_last_state=True)
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("kept", list(itertools.product((False, True), repeat=4)))
-def test_optional_arguments(kept):
+def test_optional_arguments(kept, scan):
     tensors = make_scan(2)
     options = dict(zip(("D", "z", "delta_bias"), kept[:3], strict=True))
     given = {name: value if options.get(name, True) else None for name, value in tensors.items()}
     truth = torch.from_numpy(oracles.selective_scan(**as_numpy(given), delta_softplus=kept[3])[0])
     positional = [given[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
-    assert tolerances.error(selective_scan(*positional, kept[3]), truth) < tolerances.ORACLE
+    assert tolerances.error(scan(*positional, kept[3]), truth) < tolerances.ORACLE
 
 
-def test_last_state_alone_has_a_gradient():
+def test_last_state_alone_has_a_gradient(scan):
     tensors = {name: value.requires_grad_() for name, value in make_scan(2).items()}
-    _, last = selective_scan(**tensors, return_last_state=True)
+    _, last = scan(**tensors, return_last_state=True)
     grads = torch.autograd.grad(last.sum(), [tensors[name] for name in ("u", "delta", "A", "B")])
     assert all(grad.abs().sum() > 0 for grad in grads)
     half = {name: value.detach().to(torch.bfloat16 if name in ("u", "delta", "B", "C", "z") else torch.float32)
             for name, value in tensors.items()}  # fmt: skip
-    y, last = selective_scan(**half, return_last_state=True)
+    y, last = scan(**half, return_last_state=True)
     assert (y.dtype, last.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_state_is_carried_over_in_full():
+def test_state_is_carried_over_in_full(scan):
     """Two halves joined through h = exp(delta A) h + ... give the whole: the last state is the state."""
     tensors = make_scan(2, length=8)
-    _, last = selective_scan(**tensors, return_last_state=True)
+    _, last = scan(**tensors, return_last_state=True)
     first = {name: value[..., :7] if value.shape[-1] == 8 else value for name, value in tensors.items()}
-    _, before = selective_scan(**first, return_last_state=True)
+    _, before = scan(**first, return_last_state=True)
     step = (tensors["delta"][..., 7] + tensors["delta_bias"])[..., None]
     added = step * tensors["B"][:, None, :, 7] * tensors["u"][..., 7][..., None]
     assert tolerances.error(torch.exp(step * tensors["A"]) * before + added, last) < tolerances.ORACLE
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_chunks_change_nothing(form, monkeypatch):
-    tensors = {name: value.requires_grad_() for name, value in arguments(form, form, batch=7).items()}
-    whole = selective_scan(**tensors)
+@pytest.mark.parametrize("form", MIXING_FORMS)
+def test_chunks_of_the_reference_change_nothing(form, monkeypatch):
+    tensors = {name: value.requires_grad_() for name, value in make_scan_form(form, form, batch=7).items()}
+    whole = selective_scan(**tensors, backend="reference")
     grads = torch.autograd.grad(whole.sin().sum(), tensors.values())
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 3 * 6 * 5 * 4)  # chunks of three clips, and one of one
-    parts = selective_scan(**tensors)
+    parts = selective_scan(**tensors, backend="reference")
     assert tolerances.error(parts, whole) < 1e-13
     for name, a, b in zip(tensors, torch.autograd.grad(parts.sin().sum(), tensors.values()), grads, strict=True):
         assert tolerances.error(a, b) < 1e-12, name
 
 
-def test_no_graph_over_steps_and_states_are_not_kept():
+def test_no_graph_over_steps_and_states_are_not_kept(scan):
     tensors = CASES["selective_scan"].cast(make_scan(4, dim=8, length=33, state=16), torch.float32)
     tensors = {name: value.requires_grad_() for name, value in tensors.items()}
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        out = selective_scan(**tensors, delta_softplus=True)
+        out = scan(**tensors, delta_softplus=True)
     assert sum(kept) < 4 * 8 * 33 * 16  # less than one copy of the states
     nodes, queue = set(), [out.grad_fn]
     while queue:
@@ -111,12 +100,12 @@ def test_no_graph_over_steps_and_states_are_not_kept():
     assert len(nodes) < 30
 
 
-def test_large_steps_and_decays_stay_finite():
+def test_large_steps_and_decays_stay_finite(scan):
     tensors = CASES["selective_scan"].cast(make_scan(2), torch.float32)
     tensors["delta"] = tensors["delta"] * 100
     tensors["A"] = tensors["A"] * 100
     tensors = {name: value.requires_grad_() for name, value in tensors.items()}
-    out = selective_scan(**tensors, delta_softplus=True)
+    out = scan(**tensors, delta_softplus=True)
     grads = torch.autograd.grad(out.sum(), tensors.values())
     assert all(torch.isfinite(x).all() for x in (out, *grads))
 
