@@ -35,6 +35,8 @@ class ClipFile:
     label: str
     group: str = ""
     split: str = ""
+    provenance: str = ""
+    """Where it was taken from, as JSON; see `Store.provenance_of`."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def write_store(
             if np.isnan(landmarks).any(axis=2).all():
                 missing.append(clip)
                 continue
-            writer.add(landmarks, id=clip.id, label=clip.label, group=clip.group, split=clip.split)
+            words = {"label": clip.label, "group": clip.group, "split": clip.split, "provenance": clip.provenance}
+            writer.add(landmarks, id=clip.id, **words)
             used[clip.label] += 1
             splits[clip.split] += 1
         if missing and not leave_out_missing:

@@ -15,12 +15,13 @@ An export adds what the layout has no place for, and an import of it gives the s
 """
 
 import csv
+import json
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,19 @@ EXPORTED, EXPORTED_CLIPS = "metadata/handcraft.json", "metadata/handcraft.csv"
 SPLITS = ("train", "test")
 BY_FACE = {12: "holistic87", 468: "holistic543", 478: "holistic553"}  # layout by the points of its face
 RAW_LAYOUTS = ("holistic75", *BY_FACE.values())
+TIMES = ("start", "end")
+"""Columns of instances.csv: where in LSFB's continuous recordings a clip was cut out, in milliseconds."""
 _DIGEST = re.compile("[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What instances.csv says of a clip."""
+
+    sign: str
+    signer: str
+    times: str
+    """Its start and end as JSON, "" where they are not given."""
 
 
 def import_lsfb(
@@ -63,9 +76,8 @@ def import_lsfb(
     `folder`/poses, which LSFB itself filled and smoothed; its `poses_raw` is as detected. splits: names of the lists
     in metadata/splits that mark clips, default train and test if there are such; a clip in none of them is left out
     and counted. The store's classes are the sorted signs, its groups the signers; start and end, the place of a sign
-    in LSFB's continuous recordings, are not kept (they are part of its ids). float64 is rounded to float32, and frames
-    in which all of a part is exactly 0 count as missing. leave_out_missing, progress, fps, licence, aspect: see
-    `write_store`.
+    in LSFB's continuous recordings, are each clip's provenance. float64 is rounded to float32, and frames in which all
+    of a part is exactly 0 count as missing. leave_out_missing, progress, fps, licence, aspect: see `write_store`.
 
     A folder that `export_lsfb` wrote gives the store it was made from: keep, poses and splits then have no place, and
     fps, licence and aspect are the store's own unless given.
@@ -95,7 +107,7 @@ def import_lsfb(
     parts = path_inside(folder, "poses", folder) if poses is None else Path(poses)
     held = _layout_of(parts, used, keep)
     _require_clips(parts, held, used)
-    clips = [ClipFile(parts, id, *rows[id], split=marks.get(id, "")) for id in used]
+    clips = [ClipFile(parts, id, rows[id].sign, rows[id].signer, marks.get(id, ""), rows[id].times) for id in used]
     zeros: Counter[str] = Counter()
     summary = write_store(
         clips,
@@ -115,7 +127,7 @@ def import_lsfb(
     return replace(
         summary,
         unused=len(rows) - len(used),
-        dropped_classes=tuple(sorted({sign for sign, _ in rows.values()} - set(summary.classes))),
+        dropped_classes=tuple(sorted({row.sign for row in rows.values()} - set(summary.classes))),
         notes=tuple(notes),
     )
 
@@ -124,9 +136,10 @@ def export_lsfb(store: Path | str, folder: Path | str, *, progress: bool | None 
     """Write a store into the new folder `folder` in LSFB's layout, version 2, with what it takes to get it back.
 
     Returns the number of clips. Every landmark keeps its value and dtype; a missing one is NaN. Signers are the groups,
-    signs the class names, with their class index; start is 0 and end the clip's duration in milliseconds, or its frames
-    where the store knows no fps. Each split has its list, and `all` lists every clip. A store of model inputs (stage
-    centred) has fewer points, or two coordinates, in each file. progress: show a bar, by default on a terminal.
+    signs the class names, with their class index. start and end are those of the clip's provenance, where an import
+    put them; otherwise 0 and the clip's duration in milliseconds, or its frames where the store knows no fps. Each
+    split has its list, and `all` lists every clip. A store of model inputs (stage centred) has fewer points, or two
+    coordinates, in each file. progress: show a bar, by default on a terminal.
 
     `DataError`: a damaged store; a folder that exists; an id or a split that cannot name a file (see `file_name`), or a
     split of the name `all`.
@@ -192,7 +205,7 @@ def _import_exported(folder: Path, out: Path | str, given: Mapping[str, Any], pr
     )
     listed = csv_rows(folder / EXPORTED_CLIPS, ["id", "digest", "content", "provenance"])
     with writer, progress_bar(len(rows), progress) as bar:
-        for id, (sign, signer) in rows.items():
+        for id, row in rows.items():
             clip = next(listed, {})
             frames = _clip(parts, held, id, len(manifest.coordinates))
             if (
@@ -204,8 +217,8 @@ def _import_exported(folder: Path, out: Path | str, given: Mapping[str, Any], pr
             writer.add(
                 frames,
                 id=id,
-                label=sign,
-                group=signer,
+                label=row.sign,
+                group=row.signer,
                 split=marks.get(id, ""),
                 provenance=clip["provenance"],
                 digest=int(clip["digest"], 16),
@@ -227,7 +240,7 @@ def _write_tables(folder: Path, store: Store, lists: Mapping[str, list[str]], co
     """Everything but the landmarks: LSFB's tables, and what `_import_exported` needs."""
     manifest, signs = store.manifest, [store.classes[label] for label in store.labels]
     ends = store.frames if manifest.fps is None else np.rint(store.frames * 1000 / manifest.fps).astype(np.int64)
-    times = {"start": [0] * len(store), "end": ends}
+    times = dict(zip(TIMES, zip(*map(_times, store.provenance, ends.tolist()), strict=True), strict=True))
     _write_csv(folder / INSTANCES, {"id": store.ids, "sign": signs, "signer": store.groups, **times})
     for name, listed in lists.items():
         write_json(folder / _list_of(name), listed)
@@ -240,6 +253,16 @@ def _write_tables(folder: Path, store: Store, lists: Mapping[str, list[str]], co
     write_json(folder / EXPORTED, with_checksum(exported))
 
 
+def _times(provenance: str, end: int) -> tuple[str, str]:
+    """Start and end of a clip: those of its provenance, if it has both, else 0 and `end`."""
+    try:
+        known = json.loads(provenance) if provenance else {}
+    except (ValueError, RecursionError):  # a store may hold any text; it is exported as it is
+        known = {}
+    times = tuple(known.get(name) for name in TIMES) if isinstance(known, dict) else ()
+    return times if times and all(isinstance(time, str) for time in times) else ("0", str(end))
+
+
 def _tables(manifest: Manifest) -> list[str]:
     """The files of an export that say what its clips are, and that must be as they were written."""
     return [INSTANCES, EXPORTED_CLIPS, *(_list_of(split) for split in sorted(manifest.split_hashes))]
@@ -249,8 +272,8 @@ def _list_of(split: str) -> str:
     return f"metadata/splits/{file_name(split, 'splits')}.json"
 
 
-def _instances(folder: Path) -> dict[str, tuple[str, str]]:
-    """(sign, signer) of each id in instances.csv, in its order; the signer is "" where there is no such column."""
+def _instances(folder: Path) -> dict[str, _Row]:
+    """The rows of instances.csv by id, in its order; the signer is "" where there is no such column."""
     if not (folder / INSTANCES).exists() and any(folder.glob("*.tar")):
         raise DataError(f"{folder}: holds shards and no {INSTANCES}; shards of LSFB are read by import-lsfb-shards")
     rows = {}
@@ -258,7 +281,8 @@ def _instances(folder: Path) -> dict[str, tuple[str, str]]:
         id = file_name(row["id"], f"{folder / INSTANCES}: id")
         if id in rows:
             raise DataError(f"{folder / INSTANCES}: gives the id {id!r} twice; ids must differ")
-        rows[id] = sys.intern(row["sign"]), sys.intern(row.get("signer", ""))
+        times = {name: row[name] for name in TIMES if row.get(name)}
+        rows[id] = _Row(sys.intern(row["sign"]), sys.intern(row.get("signer", "")), json.dumps(times) if times else "")
     if not rows:
         raise DataError(f"{folder / INSTANCES}: lists no clip; expected a row for each")
     return rows

@@ -32,6 +32,7 @@ def test_everything_arrives(tmp_path):
     for clip, id in enumerate(ids):
         assert np.array_equal(store.landmarks(clip), joined(folder, id).astype(np.float32))
     assert summary.lines() == [f"{tmp_path / 'store'}: 6 clips of 2 classes, layout holistic553 (2 test, 4 train)"]
+    assert [store.provenance_of(i) for i in (0, 5)] == [{"start": "0", "end": "183"}, {"start": "1000", "end": "1183"}]
 
 
 @pytest.mark.parametrize(("face", "name"), [(None, "holistic75"), (12, "holistic87"), (468, "holistic543")])

@@ -103,6 +103,27 @@ def small_store(path: Path, fps: float | None = 25.0, **clip: str) -> Store:
     return Store(path)
 
 
+def test_the_times_of_a_foreign_folder_come_back(tmp_path):
+    folder = lsfb_folder(tmp_path / "lsfb", face=None, splits=False)
+    import_lsfb(folder, tmp_path / "store", fps=50)
+    export_lsfb(tmp_path / "store", tmp_path / "again")
+    columns = ["id", "sign", "signer", "start", "end"]
+    tables = [pd.read_csv(place / "instances.csv")[columns] for place in (folder, tmp_path / "again")]
+    pd.testing.assert_frame_equal(*tables)
+    import_lsfb(tmp_path / "again", tmp_path / "third")
+    assert_equal(Store(tmp_path / "store"), Store(tmp_path / "third"))
+
+
+@pytest.mark.parametrize("provenance", ["", "no JSON", "[1]", '{"start": "5"}', '{"start": 5, "end": 9}', "[" * 9999])
+def test_a_provenance_without_times_gives_the_duration(tmp_path, provenance):
+    store = small_store(tmp_path / "store", provenance=provenance)
+    export_lsfb(store.path, tmp_path / "lsfb")
+    table = pd.read_csv(tmp_path / "lsfb" / "instances.csv")
+    assert (table["start"].tolist(), table["end"].tolist()) == ([0, 0, 0], [200, 280, 160])
+    import_lsfb(tmp_path / "lsfb", tmp_path / "again")
+    assert_equal(store, Store(tmp_path / "again"))
+
+
 def test_an_export_is_what_lsfb_loaders_expect(tmp_path):
     """Read as lsfb-dataset does: pandas for the tables, json for the lists, numpy for the landmarks."""
     store = small_store(tmp_path / "store")
