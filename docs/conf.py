@@ -33,7 +33,10 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 add_module_names = False
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+smartquotes = False  # W' is a transpose, --out an option
+highlight_language = "none"
+
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
 html_theme = "furo"

@@ -31,23 +31,26 @@ def commands_page() -> str:
 
 
 def recipes_page() -> str:
-    """What each named recipe is for, and a table of all fields with the default and what the recipes set."""
+    """What each named recipe is for, and all fields with their default and what the recipes set."""
     recipes = {name: load_recipe(name) for name in recipe_names()}
     lines = ["| recipe | is for |", "| --- | --- |"]
-    lines += [f"| `{name}` | {_prose(recipe.description)} |" for name, recipe in recipes.items()]
+    lines += [*(f"| `{name}` | {_prose(recipe.description)} |" for name, recipe in recipes.items()), ""]
     plain, filled = _flat(to_plain(Recipe())), {name: _flat(to_plain(recipe)) for name, recipe in recipes.items()}
-    words = {action.dest.removeprefix("recipe."): _text(action) for action in _parser(cli.Run, Recipe())._actions}
+    options = {action.dest.removeprefix("recipe."): action for action in _parser(cli.Run, Recipe())._actions}
     group = None
     for field, default in plain.items():
-        head, _, rest = field.rpartition(".")
-        if field in ("name", "description"):
+        head, _, name = field.rpartition(".")
+        if name in ("name", "description", "classes", "dim"):  # what a recipe is called, and what data decides
             continue
         if head != group:
             group = head
-            lines += ["", f"## {head or 'recipe'}", "", "| field | default | in recipes | is |", "| --- | --- | --- | --- |"]
-        others = [f"{name} `{values[field]}`" for name, values in filled.items() if values[field] != default]
-        said = words.get(field.replace("_", "-"), "")
-        lines.append(f"| `{rest or field}` | `{default}` | {', '.join(others)} | {_prose(said)} |")
+            lines += [f"## {head or 'The recipe itself'}", "", *_about(head)]
+        action = options[field.replace("_", "-")]
+        others = "; ".join(
+            f"{recipe} `{values[field]}`" for recipe, values in filled.items() if values[field] != default
+        )
+        said = [_prose(_text(action)), _choices(action), others and f"Recipes: {others}."]
+        lines += [f"`{name}`: `{default}`", f": {' '.join(filter(None, said)) or _words(name)}", ""]
     return "\n".join([*lines, ""])
 
 
@@ -102,6 +105,26 @@ def _default(action: argparse.Action) -> str:
     found = _DEFAULT.search(action.help or "")
     none = found is None or found[1].strip() in ("", "None", "False")
     return "" if none else f" Default: `{found[1].strip()}`."
+
+
+def _about(group: str) -> list[str]:
+    """What the docstring of a group of fields says; a model's has its own page."""
+    found = Recipe()
+    for name in filter(None, group.split(".")):
+        found = getattr(found, name)
+    said = " ".join(inspect.getdoc(found).split())
+    return [] if not group or group.endswith("model") else [_prose(said), ""]
+
+
+def _words(name: str) -> str:
+    """What can be said of a field without a help text."""
+    return name.replace("_", " ").capitalize() + "."
+
+
+def _choices(action: argparse.Action) -> str:
+    """The values there are, where there are few."""
+    found = re.fullmatch(r"\{(.*)\}", _metavar(action))
+    return f"One of {', '.join(f'`{name}`' for name in found[1].split(','))}." if found else ""
 
 
 def _text(action: argparse.Action) -> str:

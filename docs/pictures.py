@@ -32,6 +32,8 @@ from handcraft.training import train_generator
 SIGNS, CLIPS, SIGNERS = 6, 16, 4
 STEPS = 150
 """Of each generator: enough for hands that move, in seconds."""
+STRIP_WIDTH = 120
+"""Pixels of each of eight frames: as wide as a page of the documentation."""
 SHOWN = "five-space-rise-0004"
 FRAMES_A_SECOND = 25.0
 
@@ -84,7 +86,8 @@ def _draw(scratch: Path, pictures: Path, pages: Path) -> None:
 
 def _picture(folder: Path, name: str, cells: list[Cell], *, sheet: bool = False) -> None:
     for dark in (False, True):
-        draw(cells, folder / f"{name}-{'dark' if dark else 'light'}.png", "png", sheet=sheet, dark=dark)
+        out = folder / f"{name}-{'dark' if dark else 'light'}.png"
+        draw(cells, out, "png", sheet=sheet, width=None if sheet else STRIP_WIDTH, dark=dark)
 
 
 def _recipe():

@@ -42,7 +42,8 @@ def blocks(page: Path) -> list[Block]:
     for match in _FENCE.finditer(text):
         kind, content = match.groups()
         if kind == "output":
-            assert found and not text[end : match.start()].strip(), f"{page}: an output block follows no other block"
+            assert found, f"{page}: begins with an output block"
+            assert not text[end : match.start()].strip(), f"{page}: text between a block and its output"
             found[-1] = Block(found[-1].kind, found[-1].text, found[-1].line, content)
         else:
             found.append(Block(kind, content, text.count("\n", 0, match.start()) + 2))
@@ -63,7 +64,9 @@ def run_blocks(page: Path, blocks: list[Block], folder: Path, namespace: dict | 
 def matches(expected: str, printed: str) -> bool:
     """Whether `printed` is what `expected` describes."""
     pieces = (r"\s+".join(map(re.escape, piece.split())) for piece in expected.split("..."))
-    return re.fullmatch(r".*".join(rf"\s*{piece}\s*" for piece in pieces), _DRAWN.sub(" ", printed), re.DOTALL) is not None
+    return (
+        re.fullmatch(r".*".join(rf"\s*{piece}\s*" for piece in pieces), _DRAWN.sub(" ", printed), re.DOTALL) is not None
+    )
 
 
 def _bash(block: Block, folder: Path, where: str) -> str:

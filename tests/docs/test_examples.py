@@ -44,7 +44,9 @@ def test_readme_runs(tmp_path):
     assert len(ours) >= 9
     found = arrays(clips=24, classes=2)
     short = [
-        f"{command} {SHORT}".replace("--seeds 3", "--seeds 1") if re.match("handcraft (run|train)", command) else command
+        f"{command} {SHORT}".replace("--seeds 3", "--seeds 1")
+        if re.match("handcraft (run|train)", command)
+        else command
         for command in ours
     ]
     names = {"left": found["left_hand"], "right": found["right_hand"], "names": found["class_names"], "numpy": np}
@@ -67,7 +69,7 @@ def test_output_is_compared():
 
 def test_a_failing_block_is_named(tmp_path):
     page = DOCS / "tutorial.md"
-    with pytest.raises(AssertionError, match=r"docs/tutorial.md:7 ended with 3"):
+    with pytest.raises(AssertionError, match=r"docs/tutorial\.md:7 ended with 3"):
         run_blocks(page, [Block("sh", "true\nexit 3 | cat\n", 7)], tmp_path)
-    with pytest.raises(AssertionError, match="docs/tutorial.md:9 prints"):
+    with pytest.raises(AssertionError, match=r"docs/tutorial\.md:9 prints"):
         run_blocks(page, [Block("python", "print(1)\n", 9, "2\n")], tmp_path)
