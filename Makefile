@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean. The first three create .venv on their own; PYTHON names the interpreter to
+# make demo | test | test-native | lint | bench | clean. They create .venv on their own; PYTHON names the interpreter to
 # create it with (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ TOY := runs/toy
 # Tests and benchmarks of one process each use one thread: two pytest workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test test-native lint format bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed $(TOY)/manifest.json
 
 test: $(VENV)/.installed
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+test-native: $(VENV)/.installed
+	HANDCRAFT_SANITIZERS=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/ops/test_sanitizers.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -59,15 +59,22 @@ const Isa* chosen = nullptr;
 using ParallelFor = int (*)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void*), void*);
 ParallelFor torch_parallel_for = nullptr;
 
+// With a sanitizer every piece of memory is new and no longer than asked for, so that it can tell what lies outside.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool exact_memory = true;
+#else
+constexpr bool exact_memory = false;
+#endif
+
 struct Scratch {
     void* memory = nullptr;
     size_t bytes = 0;
     ~Scratch() { std::free(memory); }
 
     void* at_least(size_t wanted) {
-        if (bytes < wanted) {
+        if (bytes < wanted || exact_memory) {
             std::free(memory);
-            bytes = (wanted + 4095) / 4096 * 4096;
+            bytes = exact_memory ? (wanted + 63) / 64 * 64 : (wanted + 4095) / 4096 * 4096;
             memory = std::aligned_alloc(64, bytes);
             if (memory == nullptr) std::abort();
         }
