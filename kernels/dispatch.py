@@ -80,10 +80,18 @@ def _embeds(shape: Shape) -> bool:
     return 1 <= shape["T"] <= 128 and 1 <= shape["D"] <= 512 and 1 <= shape["H"] <= 1024
 
 
+_GENERATES = "M in {8,16,32,64}, 1 <= D <= 512"
+
+
+def _generates(shape: Shape) -> bool:
+    return shape["M"] in (8, 16, 32, 64) and 1 <= shape["D"] <= 512
+
+
 RULES: tuple[Rule, ...] = (
     # no evidence yet: no GPU was measured, so these run when asked for by name
     Rule("dct_linear", "triton", _TRITON, _NARROW, _embeds, _EMBEDS),
     Rule("dct_linear", "cpu", _CPU, condition=_embeds, wanted=_EMBEDS, evidence=_CPU_EVIDENCE),
+    Rule("cmlpe_generate", "triton", _TRITON, _NARROW, _generates, _GENERATES),
     *(
         Rule(
             op,

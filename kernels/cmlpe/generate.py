@@ -8,9 +8,14 @@ from handcraft.kernels.adaln_mlp.op import check_params
 from handcraft.kernels.cmlpe import cpu_generate, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import ACTIVATIONS, outside_autocast
+from handcraft.kernels.registration import Lazy
 
 OP = "cmlpe_generate"
-IMPLEMENTATIONS = {"reference": reference.cmlpe_generate, "cpu": cpu_generate.cmlpe_generate}
+IMPLEMENTATIONS = {
+    "reference": reference,
+    "cpu": cpu_generate,
+    "triton": Lazy("handcraft.kernels.cmlpe.kernel_generate"),
+}
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def cmlpe_generate(
         checks.device(OP, "out", out, context)
     chosen = dispatch.select(OP, backend, context, M=frames, D=dim)
     with outside_autocast(context.device.type):
-        IMPLEMENTATIONS[chosen](
+        IMPLEMENTATIONS[chosen].cmlpe_generate(
             params, reverse_params, context, row, label, clip_id, seed, float(noise), mean, std, out
         )
     return out

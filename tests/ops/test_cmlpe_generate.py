@@ -2,20 +2,17 @@
 
 import functools
 
-import numpy as np
-import oracles
 import pytest
 import tolerances
 import torch
 from backends import backends
+from generated import CLASSES, DIM, FRAMES, SEED, oracle, setting, subset
 
 from handcraft import kernels
-from handcraft.kernels import CMLPeParams, dispatch, philox
-
-CLASSES, DIM, FRAMES, SEED = 5, 21, 8, 2**40 + 3
+from handcraft.kernels import CMLPeParams, dispatch
 
 
-@pytest.fixture(params=backends("cmlpe_generate"))
+@pytest.fixture(params=backends("cmlpe_generate", torch.float64))
 def backend(request):
     return request.param
 
@@ -24,45 +21,6 @@ def backend(request):
 def cmlpe_generate(backend):
     """The op, run by one backend."""
     return functools.partial(kernels.cmlpe_generate, backend=backend)
-
-
-def setting(batch, dtype=torch.float32, dim=DIM):
-    """Twins with unlike weights, contexts with holes, statistics, and indices for `batch` clips."""
-    generator = torch.Generator().manual_seed(1)
-    context = torch.randn(40, 2 * FRAMES, dim, generator=generator) * 3 + 1
-    context[torch.rand(context.shape, generator=generator) < 0.1] = float("nan")
-    return {
-        "params": CMLPeParams.random(CLASSES, dim, FRAMES, 3, 6, seed=1),
-        "reverse_params": CMLPeParams.random(CLASSES, dim, FRAMES, 3, 6, seed=2),
-        "context": context.to(dtype),
-        "row": torch.randint(0, 40, (batch,), generator=generator),
-        "label": torch.randint(0, CLASSES, (batch,), generator=generator),
-        "clip_id": torch.randint(0, 2**62, (batch,), generator=generator),
-        "mean": torch.randn(dim, generator=generator),
-        "std": torch.rand(dim, generator=generator) + 0.5,
-    }
-
-
-def subset(given, index):
-    return {name: value[index] if name in ("row", "label", "clip_id") else value for name, value in given.items()}
-
-
-def oracle(given, noise=0.1):
-    """The definition, clip by clip in NumPy float64; the noise is Philox's."""
-    forward, backward = (
-        CMLPeParams(*(value.double().numpy() for value in given[name])) for name in ("params", "reverse_params")
-    )
-    mean, std = (given[name].double().numpy() for name in ("mean", "std"))
-    clips = []
-    for row, label, clip in zip(given["row"].tolist(), given["label"].tolist(), given["clip_id"], strict=True):
-        window = (given["context"][row].double().numpy() - mean) / std
-        window = np.where(np.isnan(window), 0, window)
-        halves = []
-        for p, stream, x in ((backward, 1, window[FRAMES:][::-1]), (forward, 0, window[:FRAMES])):
-            eps = philox.normal(SEED, clip[None], stream, 3, 6).double().numpy()
-            halves.append(oracles.cmlpe(x[None], p.class_embedding[label] + noise * eps, p)[0])
-        clips.append(np.concatenate((halves[0][::-1], halves[1])) * std + mean)
-    return torch.from_numpy(np.stack(clips))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 2])

@@ -1,0 +1,109 @@
+"""What surrounds the blocks of CMLPe on the clips of a Triton program: the maps over D and the transforms.
+
+    h = (W_in x) C' + b_in,  y = W_out (h C) + b_out sum_k C_k            x, y (D,M) of a clip, C the transform (M,M)
+
+Both maps come where the frames or coefficients of all CLIPS clips are columns of one matrix, (D, CLIPS WIDTH): that
+fills the matrix unit, with the weight read once for all of them. Both transforms come beside the blocks, where h
+lies clip by clip in registers. C commutes with the maps; so it stands where the layout suits it, not where section 4.1
+of the design writes it. A column is clip * WIDTH + frame.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from handcraft.kernels.adaln_mlp.block import Tiling, channels, load_channels, load_turned, mix, rounded
+from handcraft.kernels.triton_support import dot
+
+
+def padded_weight(weight: Tensor, cut: Tiling, dtype: torch.dtype) -> Tensor:
+    """(D,D) in the dtype of operands, padded with zeros to the channels of the tiles: loaded without masks."""
+    missing = sum(cut.tiles) - weight.shape[0]
+    return F.pad(weight.to(dtype), (0, missing, 0, missing)).contiguous()
+
+
+@triton.jit
+def map_channels(weight_ptr, x, COLUMNS: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
+    """weight x in fp32 as tiles (TILES[i],COLUMNS); x as such tiles of operands, weight from `padded_weight`."""
+    total: tl.constexpr = sum_of(TILES)
+    result = ()
+    for i in tl.static_range(len(TILES)):
+        row = weight_ptr + channels(TILES, i)[:, None] * total
+        acc = tl.zeros((TILES[i], COLUMNS), tl.float32)
+        for j in tl.static_range(len(TILES)):
+            acc = dot(tl.load(row + channels(TILES, j)[None, :]), x[j], acc, PRECISION)
+        result += (acc,)
+    return result
+
+
+@triton.constexpr_function
+def sum_of(tiles):
+    return sum(tiles)
+
+
+@triton.jit
+def by_clip(columns, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
+    """(R, CLIPS WIDTH) -> (CLIPS,R,WIDTH)."""
+    return tl.permute(tl.reshape(columns, (columns.shape[0], CLIPS, WIDTH)), (1, 0, 2))
+
+
+@triton.jit
+def as_columns(tile):
+    """(CLIPS,R,WIDTH) -> (R, CLIPS WIDTH)."""
+    return tl.reshape(tl.permute(tile, (1, 0, 2)), (tile.shape[1], tile.shape[0] * tile.shape[2]))
+
+
+@triton.jit
+def load_matrix(ptr, M: tl.constexpr, WIDTH: tl.constexpr):
+    """A contiguous (M,M) matrix, padded with zeros: (1,WIDTH,WIDTH)."""
+    offs_row, offs_column = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
+    return tl.load(ptr + offs_row * M + offs_column, mask=(offs_row < M) & (offs_column < M), other=0.0)[None]
+
+
+@triton.jit
+def transform(tiles, matrix, OPERAND: tl.constexpr, PRECISION: tl.constexpr, TILES: tl.constexpr):
+    """Each tile (CLIPS,R,WIDTH) times a matrix (1,WIDTH,WIDTH)."""
+    result = ()
+    for i in tl.static_range(len(TILES)):
+        every = tl.broadcast_to(matrix, tiles[i].shape[0], matrix.shape[1], matrix.shape[2])
+        result += (mix(tiles[i], every, tl.zeros_like(tiles[i]), OPERAND, PRECISION),)
+    return result
+
+
+@triton.jit
+def enter(
+    x, weight_ptr, bias_ptr, dct_ptr, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
+    CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Tiles of h (CLIPS,R,WIDTH) from operands x (R, CLIPS WIDTH): the first line above."""
+    mapped = map_channels(weight_ptr, x, CLIPS * WIDTH, TILES, PRECISION)
+    tiles = ()
+    for i in tl.static_range(len(TILES)):
+        tiles += (by_clip(mapped[i], CLIPS, WIDTH),)
+    tiles = transform(tiles, load_turned(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
+    h = ()
+    for i in tl.static_range(len(TILES)):
+        h += (tiles[i] + load_channels(bias_ptr, D, TILES, i)[None, :, None],)
+    return h
+
+
+@triton.jit
+def leave(
+    h, weight_ptr, bias_ptr, dct_ptr, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
+    CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Tiles of y (R, CLIPS WIDTH) from tiles of h (CLIPS,R,WIDTH): the second line above."""
+    frames = transform(h, load_matrix(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
+    operands = ()
+    for i in tl.static_range(len(TILES)):
+        operands += (as_columns(rounded(frames[i], OPERAND)),)
+    mapped = map_channels(weight_ptr, operands, CLIPS * WIDTH, TILES, PRECISION)
+    offs_k, offs_t = tl.arange(0, WIDTH)[:, None], tl.arange(0, CLIPS * WIDTH)[None, :] % WIDTH
+    column = tl.load(dct_ptr + offs_k * M + offs_t, mask=(offs_k < M) & (offs_t < M), other=0.0)
+    sums = tl.sum(column, 0)[None, :]  # what a constant in all coefficients adds to each frame
+    y = ()
+    for i in tl.static_range(len(TILES)):
+        y += (mapped[i] + load_channels(bias_ptr, D, TILES, i)[:, None] * sums,)
+    return y
