@@ -37,6 +37,30 @@ def offsets(index, stride):
     return index.to(tl.int64) * stride
 
 
+@triton.jit
+def block_diagonal(matrix_ptr, clip, row, other_clip, column, size, TURNED: tl.constexpr):
+    """(rows,columns) of a contiguous (size,size) matrix, or of its transpose, where both are of one clip, else 0."""
+    mask = (clip[:, None] == other_clip[None, :]) & (row < size)[:, None] & (column < size)[None, :]
+    at = column[None, :] * size + row[:, None] if TURNED else row[:, None] * size + column[None, :]
+    return tl.load(matrix_ptr + at, mask=mask, other=0.0)
+
+
+def block(size: int) -> int:
+    """The smallest power of two that holds `size` and that matrix units take."""
+    return max(16, triton.next_power_of_2(size))
+
+
+def clips_in(rows: int, frames: int) -> tuple[int, int]:
+    """How a tile of `rows` rows holds whole clips: rows of each, a power of two, and their number, at least 1."""
+    block_t = triton.next_power_of_2(frames)
+    return block_t, max(1, rows // block_t)
+
+
+def contiguous(small: Tensor | None) -> Tensor | None:
+    """For parameters, of which a copy costs nothing that counts."""
+    return None if small is None else small.contiguous()
+
+
 def product_precision(dtype: torch.dtype) -> str:
     """How products of fp32 operands are computed: "tf32x3", three TF32 products that carry fp32's 24 bits between them.
 

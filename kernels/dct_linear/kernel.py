@@ -22,22 +22,20 @@ from torch import Tensor
 
 from handcraft.kernels import triton_support
 from handcraft.kernels.dct import dct_matrix
-from handcraft.kernels.triton_support import AotCase, dot, offsets
+from handcraft.kernels.dct_linear.kernel_gradient import row_sums, weight_gradient
+from handcraft.kernels.triton_support import AotCase, block_diagonal, dot, offsets
 
 ROWS = 64
-"""Rows of a tile: of BLOCK_T rows for each of its clips; 128 if a clip alone has more than 64."""
+"""Rows of a tile: of BLOCK_T rows for each of its clips. A longer clip is projected in slices of so many rows, or
+in one tile of 128 where nothing mixes its frames."""
 WARPS = 8
 """Two groups of four, each with half of a tile's columns: with four warps alone the tiles spill (`make test-aot`)."""
 RESIDENT_BYTES = 48 << 10
 """Largest weight tile that stays in shared memory while a program walks the batch; three tiles of x fit beside it."""
 SHARED_BY_TWO = 96 << 10
 """Two programs a multiprocessor where their tiles take no more than this each, else one."""
-GRADIENT_ROWS, GRADIENT_STAGES = 32, 3
-"""Of the weight gradient, which sums over rows: a step needs no 64, and longer ones hold more operands in registers."""
-SUM_PROGRAMS = 256
-"""Programs of the sums over the batch, about: two a multiprocessor, and as many partial sums in memory."""
-SUM_CLIPS, SUM_BLOCK, SUM_WARPS, SUM_STAGES = 8, 256, 4, 3
-"""One step of the row sums reads so many numbers of so many clips: 16 numbers a thread, three steps under way."""
+STAGES = 3
+"""Tiles of x under way or in use."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +44,30 @@ class Config:
 
     block_d: int
     block_h: int
-    resident: bool
-    """The weight tile is loaded once a program, which walks the batch, with the next tiles of x under way. Otherwise
-    tiles of x and of the weight stream by, one group of clips a program."""
     programs: int
-    """A multiprocessor, where the weight is resident."""
-    num_stages: int = 3
+    """A multiprocessor. Each loads its weight tile once and walks the batch. 0: the weight tile is too large; tiles of
+    it and of x stream by, and each group of clips has a program."""
 
 
 def config(frames: int, dim: int, width: int, dtype: torch.dtype) -> Config:
     """The reviewed config of a shape."""
     # Up to 128 columns in one tile: x is then read once. Beyond them 64 where 128 would pad more than an eighth.
-    block_h = min(128, _block(width))
+    block_h = min(128, triton_support.block(width))
     if width > 128 and 8 * (triton.cdiv(width, 128) * 128 - width) > width:
         block_h = 64
-    block_h = min(block_h, _widest(frames, dtype))
+    if frames > ROWS:
+        block_h = min(block_h, 64)
+    # Three TF32 products take each operand twice, in registers and in shared memory: smaller tiles, never resident.
+    if dtype == torch.float32:
+        return Config(32, min(block_h, 64 if frames <= ROWS else 32), programs=0)
     # The longest steps along D that pad at most an eighth of the work: 64 for D = 180, 32 for D = 144.
     fitting = (step for step in (64, 32, 16) if 8 * (triton.cdiv(dim, step) * step - dim) <= dim)
     block_d = next(fitting, 16)
     deep = triton.cdiv(dim, block_d) * block_d
-    if dtype == torch.float32 or deep * block_h * dtype.itemsize > RESIDENT_BYTES:
-        return Config(32 if dtype == torch.float32 else 64, block_h, resident=False, programs=0)
-    block_t, clips = _group(frames)
-    shared = (block_h + Config.num_stages * clips * block_t) * deep * dtype.itemsize
-    return Config(block_d, block_h, resident=True, programs=2 if shared <= SHARED_BY_TWO else 1)
-
-
-def _widest(frames: int, dtype: torch.dtype) -> int:
-    """Columns of a tile that fit: three TF32 products take each operand twice, and C_T has T rows and columns."""
-    if dtype == torch.float32:
-        return 64 if frames <= ROWS else 32
-    return 128 if frames <= ROWS else 64
-
-
-def _block(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))
+    if frames > ROWS or deep * block_h * dtype.itemsize > RESIDENT_BYTES:
+        return Config(64, block_h, programs=0)
+    shared = (block_h + STAGES * ROWS) * deep * dtype.itemsize
+    return Config(block_d, block_h, programs=2 if shared <= SHARED_BY_TWO else 1)
 
 
 @triton.jit
@@ -91,10 +78,23 @@ def _weight_tile(weight_ptr, offs_d, offs_h, stride_wd, stride_wh, D: tl.constex
 
 
 @triton.jit
-def _block_diagonal(basis_ptr, clip, k, t, frames):
-    """(ROWS,ROWS): rows k and columns t of the contiguous (T,T) matrix for each clip on the diagonal, 0 elsewhere."""
-    mask = (clip[:, None] == clip[None, :]) & (k < frames)[:, None] & (t < frames)[None, :]
-    return tl.load(basis_ptr + k[:, None] * frames + t[None, :], mask=mask, other=0.0)
+def _count(lengths_ptr, clip, batch, frames):
+    """Frames of each clip that count, 0 beyond the batch."""
+    if lengths_ptr is not None:
+        return tl.load(lengths_ptr + clip, mask=clip < batch, other=0).to(tl.int32)
+    return tl.where(clip < batch, frames, 0)
+
+
+@triton.jit
+def _addend(bias_ptr, position_ptr, t, offs_h, frames, SHIFT: tl.constexpr, H: tl.constexpr):
+    """Bias and position (ROWS,BLOCK_H) fp32: the same for every group of clips."""
+    mask = (t < frames)[:, None] & (offs_h < H)[None, :]
+    addend = tl.zeros((t.shape[0], offs_h.shape[0]), tl.float32)
+    if bias_ptr is not None:
+        addend += tl.load(bias_ptr + offs_h, mask=offs_h < H, other=0.0)[None, :]
+    if position_ptr is not None:
+        addend += tl.load(position_ptr + (t + SHIFT)[:, None] * H + offs_h[None, :], mask=mask, other=0.0)
+    return addend
 
 
 @triton.jit(do_not_specialize=["batch", "frames", "stride_xb", "stride_xt"])
@@ -122,6 +122,7 @@ def _embed_kernel(
     H: tl.constexpr,
     CLIPS: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    SLICES: tl.constexpr,  # of a clip, projected one after the other
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     RESIDENT: tl.constexpr,
@@ -130,27 +131,23 @@ def _embed_kernel(
 ):
     TILES: tl.constexpr = tl.cdiv(H, BLOCK_H)
     CHUNKS: tl.constexpr = tl.cdiv(D, BLOCK_D)
+    ROWS: tl.constexpr = CLIPS * BLOCK_T // SLICES
     CLS_AFTER: tl.constexpr = cls_ptr is not None and OUT_SHIFT == 0
     operand = x_ptr.dtype.element_ty
     # programs of one group of clips are neighbours, so that the tiles after the first find x in the L2 cache
     tile = tl.program_id(0) % TILES
     rows_out = frames + (cls_ptr is not None)
-    offs_row = tl.arange(0, CLIPS * BLOCK_T)
-    offs_clip, t = offs_row // BLOCK_T, offs_row % BLOCK_T
+    offs_out = tl.arange(0, CLIPS * BLOCK_T)
+    offs_row = tl.arange(0, ROWS)
+    clip_out, t_out = offs_out // BLOCK_T, offs_out % BLOCK_T
     offs_d = tl.arange(0, BLOCK_D)
     offs_h = tile * BLOCK_H + tl.arange(0, BLOCK_H)
     mask_h = offs_h < H
 
-    addend = tl.zeros((CLIPS * BLOCK_T, BLOCK_H), tl.float32)  # bias and position, the same for every group
-    if bias_ptr is not None:
-        addend += tl.load(bias_ptr + offs_h, mask=mask_h, other=0.0)[None, :]
-    if position_ptr is not None:
-        places = (t + OUT_SHIFT)[:, None] * H + offs_h[None, :]
-        addend += tl.load(position_ptr + places, mask=(t < frames)[:, None] & mask_h[None, :], other=0.0)
-    if basis_ptr is not None:
-        basis = _block_diagonal(basis_ptr, offs_clip, t, t, frames)
-        basis = (tl.trans(basis) if TURNED else basis).to(operand)
     if RESIDENT:
+        addend = _addend(bias_ptr, position_ptr, t_out, offs_h, frames, OUT_SHIFT, H)
+        if basis_ptr is not None:
+            basis = block_diagonal(basis_ptr, clip_out, t_out, clip_out, t_out, frames, TURNED).to(operand)
         weights = ()
         for i in tl.static_range(CHUNKS):
             chunk = _weight_tile(weight_ptr, i * BLOCK_D + offs_d, offs_h, stride_wd, stride_wh, D, H)
@@ -158,169 +155,53 @@ def _embed_kernel(
 
     first, programs = tl.program_id(0) // TILES, tl.num_programs(0) // TILES
     for group in tl.range(first, tl.cdiv(batch, CLIPS), programs, num_stages=STAGES):
-        clip = group * CLIPS + offs_clip  # (ROWS,)
-        here = (clip < batch) & (t < frames)
-        used = here
-        if lengths_ptr is not None:
-            length = tl.load(lengths_ptr + clip, mask=clip < batch, other=0)
-            used = here & (t < length)
-        x_rows = x_ptr + (offsets(clip, stride_xb) + offsets(t + X_SHIFT, stride_xt))[:, None] * ALIGN
-        if basis_ptr is None:
+        count_out = _count(lengths_ptr, group * CLIPS + clip_out, batch, frames)
+        if RESIDENT:
             token = addend
         else:
-            token = tl.zeros((CLIPS * BLOCK_T, BLOCK_H), tl.float32)
-        if RESIDENT:
-            for i in tl.static_range(CHUNKS):
-                columns = i * BLOCK_D + offs_d
-                mask = used[:, None] & (columns < D)[None, :]
-                x = tl.load(x_rows + offsets(columns, stride_xd)[None, :], mask=mask, other=0.0)
-                token = dot(x, weights[i], token, PRECISION)
-        else:
-            for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
-                columns = start + offs_d
-                mask = used[:, None] & (columns < D)[None, :]
-                x = tl.load(x_rows + offsets(columns, stride_xd)[None, :], mask=mask, other=0.0)
-                chunk = _weight_tile(weight_ptr, columns, offs_h, stride_wd, stride_wh, D, H)
-                token = dot(x, chunk.to(operand), token, PRECISION)
-        if basis_ptr is not None:
-            token = dot(basis, token.to(operand), addend, PRECISION)
+            token = _addend(bias_ptr, position_ptr, t_out, offs_h, frames, OUT_SHIFT, H)
+        for part in tl.range(0, SLICES, num_stages=1):
+            clip, t = group * CLIPS + offs_row // BLOCK_T, part * ROWS + offs_row % BLOCK_T
+            used = (t < _count(lengths_ptr, clip, batch, frames))[:, None]
+            x_rows = x_ptr + (offsets(clip, stride_xb) + offsets(t + X_SHIFT, stride_xt))[:, None] * ALIGN
+            product = tl.zeros((ROWS, BLOCK_H), tl.float32)
+            if RESIDENT:
+                for i in tl.static_range(CHUNKS):
+                    columns = i * BLOCK_D + offs_d
+                    at = x_rows + offsets(columns, stride_xd)[None, :]
+                    x = tl.load(at, mask=used & (columns < D)[None, :], other=0.0)
+                    product = dot(x, weights[i], product, PRECISION)
+            else:
+                for start in tl.range(0, D, BLOCK_D, num_stages=STAGES):
+                    columns = start + offs_d
+                    at = x_rows + offsets(columns, stride_xd)[None, :]
+                    x = tl.load(at, mask=used & (columns < D)[None, :], other=0.0)
+                    chunk = _weight_tile(weight_ptr, columns, offs_h, stride_wd, stride_wh, D, H)
+                    product = dot(x, chunk.to(operand), product, PRECISION)
+                if basis_ptr is not None:
+                    in_clip = offs_row // BLOCK_T
+                    basis = block_diagonal(basis_ptr, clip_out, t_out, in_clip, t, frames, TURNED).to(operand)
+            if basis_ptr is None:
+                token += product
+            else:
+                token = dot(basis, product.to(operand), token, PRECISION)
 
-        row = t + OUT_SHIFT
+        clip = group * CLIPS + clip_out
+        row = t_out + OUT_SHIFT
         if lengths_ptr is not None:
-            token = tl.where(used[:, None], token, 0.0)
+            token = tl.where((t_out < count_out)[:, None], token, 0.0)
             if CLS_AFTER:
-                row += t >= length  # [CLS] takes the row after the last frame
-        out_rows = out_ptr + (offsets(clip, rows_out) + row)[:, None] * H
-        tl.store(out_rows + offs_h[None, :], token, mask=here[:, None] & mask_h[None, :])
-
+                row += t_out >= count_out  # [CLS] takes the row after the last frame
+        at = out_ptr + (offsets(clip, rows_out) + row)[:, None] * H + offs_h[None, :]
+        tl.store(at, token, mask=((clip < batch) & (t_out < frames))[:, None] & mask_h[None, :])
         if cls_ptr is not None:
             clips = group * CLIPS + tl.arange(0, CLIPS)
-            if not CLS_AFTER:
-                cls_row = tl.zeros((CLIPS,), tl.int64)
-            elif lengths_ptr is not None:
-                cls_row = tl.load(lengths_ptr + clips, mask=clips < batch, other=0)
-            else:
-                cls_row = tl.zeros((CLIPS,), tl.int64) + frames
+            cls_row = _count(lengths_ptr, clips, batch, frames) if CLS_AFTER else tl.zeros((CLIPS,), tl.int32)
             value = tl.load(cls_ptr + offs_h, mask=mask_h, other=0.0)[None, :]
             if position_ptr is not None:
                 value += tl.load(position_ptr + cls_row[:, None] * H + offs_h[None, :], mask=mask_h[None, :], other=0.0)
-            cls_rows = out_ptr + (offsets(clips, rows_out) + cls_row)[:, None] * H
-            tl.store(cls_rows + offs_h[None, :], value, mask=(clips < batch)[:, None] & mask_h[None, :])
-
-
-@triton.jit(do_not_specialize=["batch", "frames", "run", "stride_gb", "stride_gr", "stride_xb", "stride_xt"])
-def _weight_gradient_kernel(
-    gradient_ptr,  # (B,T+1,H)
-    x_ptr,  # (B,T,D)
-    basis_ptr,
-    lengths_ptr,
-    out_ptr,  # (runs,H,D) fp32
-    batch,
-    frames,
-    run,  # groups of clips a program sums
-    stride_gb,  # in units of G_ALIGN, as stride_gr
-    stride_gr,
-    stride_gh,
-    stride_xb,
-    stride_xt,
-    stride_xd,
-    G_SHIFT: tl.constexpr,
-    G_ALIGN: tl.constexpr,
-    X_ALIGN: tl.constexpr,
-    D: tl.constexpr,
-    H: tl.constexpr,
-    CLIPS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    SLICES: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    PRECISION: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    D_TILES: tl.constexpr = tl.cdiv(D, BLOCK_D)
-    TILES: tl.constexpr = D_TILES * tl.cdiv(H, BLOCK_H)
-    ROWS: tl.constexpr = CLIPS * BLOCK_T
-    operand = x_ptr.dtype.element_ty
-    tile, which = tl.program_id(0) % TILES, tl.program_id(0) // TILES
-    offs_row = tl.arange(0, ROWS)
-    offs_clip, offs_t = offs_row // BLOCK_T, offs_row % BLOCK_T
-    offs_d = tile % D_TILES * BLOCK_D + tl.arange(0, BLOCK_D)
-    offs_h = tile // D_TILES * BLOCK_H + tl.arange(0, BLOCK_H)
-    x_columns, g_columns = offsets(offs_d, stride_xd)[None, :], offsets(offs_h, stride_gh)[None, :]
-    mask_d, mask_h = (offs_d < D)[None, :], (offs_h < H)[None, :]
-    if basis_ptr is not None and SLICES == 1:
-        basis = _block_diagonal(basis_ptr, offs_clip, offs_t, offs_t, frames).to(operand)
-
-    total = tl.zeros((BLOCK_H, BLOCK_D), tl.float32)
-    last = tl.minimum((which + 1) * run, tl.cdiv(batch, CLIPS)) * SLICES
-    for step in tl.range(which * run * SLICES, last, num_stages=STAGES):
-        clip = step // SLICES * CLIPS + offs_clip
-        t = step % SLICES * ROWS + offs_t  # one slice of a long clip, or all of some short ones
-        count = tl.where(clip < batch, frames, 0)
-        if lengths_ptr is not None:
-            count = tl.load(lengths_ptr + clip, mask=clip < batch, other=0)
-        x_rows = x_ptr + (offsets(clip, stride_xb) + offsets(t, stride_xt))[:, None] * X_ALIGN
-        x = tl.load(x_rows + x_columns, mask=(t < count)[:, None] & mask_d, other=0.0)
-        g_clips = gradient_ptr + offsets(clip, stride_gb)[:, None] * G_ALIGN + g_columns
-        if basis_ptr is None:
-            at = g_clips + offsets(t + G_SHIFT, stride_gr)[:, None] * G_ALIGN
-            turned = tl.trans(tl.load(at, mask=(t < count)[:, None] & mask_h, other=0.0))  # (BLOCK_H,ROWS)
-        else:
-            sums = tl.zeros((BLOCK_H, ROWS), tl.float32)
-            for i in tl.static_range(SLICES):
-                g_t = i * ROWS + offs_t
-                at = g_clips + offsets(g_t + G_SHIFT, stride_gr)[:, None] * G_ALIGN
-                gradient = tl.load(at, mask=(g_t < count)[:, None] & mask_h, other=0.0)
-                if SLICES > 1:
-                    basis = _block_diagonal(basis_ptr, offs_clip, g_t, t, frames).to(operand)
-                sums = dot(tl.trans(gradient), basis, sums, PRECISION)
-            turned = sums.to(operand)  # stays in registers, where the next product takes it from
-        total = dot(turned, x, total, PRECISION)
-    rows = out_ptr + (offsets(which, H) + offs_h)[:, None] * D
-    tl.store(rows + offs_d[None, :], total, mask=(offs_h < H)[:, None] & mask_d)
-
-
-@triton.jit(do_not_specialize=["batch", "rows", "run", "stride_gb", "stride_gr"])
-def _row_sums_kernel(
-    gradient_ptr,  # (B,rows,H)
-    lengths_ptr,
-    token_ptr,  # (runs,rows,H) fp32: rows of tokens, and [CLS] where it has a row of its own
-    cls_ptr,  # (runs,rows,H) fp32: rows lengths[b] alone; None unless [CLS] sits there
-    batch,
-    rows,
-    run,  # clips a program sums, a multiple of CLIPS
-    stride_gb,
-    stride_gr,
-    stride_gh,
-    LENGTH_ROWS: tl.constexpr,
-    H: tl.constexpr,
-    CLIPS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    offs = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # of a clip's rows*H numbers
-    row, here = offs // H, offs < rows * H
-    columns = offsets(row, stride_gr) + offsets(offs % H, stride_gh)
-    which = tl.program_id(1)
-    token = tl.zeros((CLIPS, BLOCK), tl.float32)
-    cls = tl.zeros((CLIPS, BLOCK), tl.float32)
-    for start in tl.range(which * run, tl.minimum((which + 1) * run, batch), CLIPS, num_stages=STAGES):
-        clip = start + tl.arange(0, CLIPS)
-        mask = (clip < batch)[:, None] & here[None, :]
-        if lengths_ptr is not None:
-            length = tl.load(lengths_ptr + clip, mask=clip < batch, other=0)[:, None]
-            mask &= row[None, :] < length + LENGTH_ROWS
-        value = tl.load(gradient_ptr + offsets(clip, stride_gb)[:, None] + columns[None, :], mask=mask, other=0.0)
-        value = value.to(tl.float32)
-        if cls_ptr is not None:
-            is_cls = row[None, :] == length
-            cls += tl.where(is_cls, value, 0.0)
-            value = tl.where(is_cls, 0.0, value)
-        token += value
-    at = offsets(which, rows * H) + offs
-    tl.store(token_ptr + at, tl.sum(token, 0), mask=here)
-    if cls_ptr is not None:
-        tl.store(cls_ptr + at, tl.sum(cls, 0), mask=here)
+            cls_at = out_ptr + (offsets(clips, rows_out) + cls_row)[:, None] * H + offs_h[None, :]
+            tl.store(cls_at, value, mask=(clips < batch)[:, None] & mask_h[None, :])
 
 
 def forward(
@@ -363,10 +244,10 @@ def backward(
         shifts = {"x_shift": int(first), "out_shift": 0}
         _embed(gradient, weight.t(), basis, None, None, None, lengths, dx, turned=True, **shifts)
     if needed[1]:
-        dweight = _weight_gradient(gradient, x, basis, lengths, weight.shape[0], int(first))
+        dweight = weight_gradient(gradient, x, basis, lengths, weight.shape[0], int(first))
     if any(needed[2:5]):
         after = cls is not None and not first
-        tokens, own = _row_sums(gradient, lengths, int(cls is not None), cls_at_length=after and lengths is not None)
+        tokens, own = row_sums(gradient, lengths, int(cls is not None), cls_at_length=after and lengths is not None)
         dposition = tokens if own is None else tokens + own
         if own is not None:
             dcls = own.sum(0)
@@ -398,19 +279,19 @@ def _embed(
     width, dim = weight.shape
     chosen = config(frames, dim, width, x.dtype)
     align = triton_support.alignment(x, dim)
-    block_t, clips = _group(frames)
+    block_t, clips = triton_support.clips_in(ROWS, frames)
     groups, tiles = triton.cdiv(batch, clips), triton.cdiv(width, chosen.block_h)
     programs = groups
-    if chosen.resident:
+    if chosen.programs:
         programs = min(groups, max(1, chosen.programs * triton_support.multiprocessors(x.device) // tiles))
     arguments = {
         "x_ptr": x,
         "weight_ptr": weight,
         "basis_ptr": basis,
-        "bias_ptr": _plain(bias),
-        "cls_ptr": _plain(cls),
-        "position_ptr": _plain(position),
-        "lengths_ptr": _plain(lengths),
+        "bias_ptr": triton_support.contiguous(bias),
+        "cls_ptr": triton_support.contiguous(cls),
+        "position_ptr": triton_support.contiguous(position),
+        "lengths_ptr": triton_support.contiguous(lengths),
         "out_ptr": out,
         "batch": batch,
         "frames": frames,
@@ -427,109 +308,18 @@ def _embed(
         "H": width,
         "CLIPS": clips,
         "BLOCK_T": block_t,
+        "SLICES": 1 if basis is None else max(1, block_t // ROWS),
         "BLOCK_D": chosen.block_d,
         "BLOCK_H": chosen.block_h,
-        "RESIDENT": chosen.resident,
+        "RESIDENT": chosen.programs > 0,
         "PRECISION": triton_support.product_precision(x.dtype),
-        "STAGES": chosen.num_stages,
+        "STAGES": STAGES,
     }
-    stages = chosen.num_stages
-    triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, num_warps=WARPS, num_stages=stages)
-
-
-def _weight_gradient(
-    gradient: Tensor, x: Tensor, basis: Tensor | None, lengths: Tensor | None, width: int, shift: int
-) -> Tensor:
-    """dW (H,D) fp32; tokens start at row `shift` of the gradient."""
-    batch, frames, dim = x.shape
-    block_h = min(64 if x.dtype == torch.float32 else 128, _block(width))
-    block_t, clips = _group(min(frames, GRADIENT_ROWS), GRADIENT_ROWS)
-    slices = triton.cdiv(frames, clips * block_t)
-    block_d = min(32 if slices > 1 and x.dtype == torch.float32 else 64, _block(dim))
-    tiles = triton.cdiv(dim, block_d) * triton.cdiv(width, block_h)
-    groups = triton.cdiv(batch, clips)
-    run = triton.cdiv(groups, max(1, SUM_PROGRAMS // tiles)) or 1
-    runs = triton.cdiv(groups, run)
-    sums = torch.empty(runs, width, dim, dtype=torch.float32, device=x.device)
-    g_align, x_align = triton_support.alignment(gradient, width), triton_support.alignment(x, dim)
-    arguments = {
-        "gradient_ptr": gradient,
-        "x_ptr": x,
-        "basis_ptr": basis,
-        "lengths_ptr": _plain(lengths),
-        "out_ptr": sums,
-        "batch": batch,
-        "frames": frames,
-        "run": run,
-        "stride_gb": gradient.stride(0) // g_align,
-        "stride_gr": gradient.stride(1) // g_align,
-        "stride_gh": gradient.stride(2),
-        "stride_xb": x.stride(0) // x_align,
-        "stride_xt": x.stride(1) // x_align,
-        "stride_xd": x.stride(2),
-        "G_SHIFT": shift,
-        "G_ALIGN": g_align,
-        "X_ALIGN": x_align,
-        "D": dim,
-        "H": width,
-        "CLIPS": clips,
-        "BLOCK_T": block_t,
-        "SLICES": slices,
-        "BLOCK_D": block_d,
-        "BLOCK_H": block_h,
-        "PRECISION": triton_support.product_precision(x.dtype),
-        "STAGES": GRADIENT_STAGES,
-    }
-    options = {"num_warps": WARPS, "num_stages": GRADIENT_STAGES}
-    triton_support.launch(_weight_gradient_kernel, (runs * tiles,), x, arguments, **options)
-    return sums.sum(0)
-
-
-def _row_sums(
-    gradient: Tensor, lengths: Tensor | None, length_rows: int, *, cls_at_length: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Sums over the batch, (rows,H) fp32 each: of rows but those at lengths[b] if [CLS] sits there, and of these."""
-    batch, rows, width = gradient.shape
-    blocks = triton.cdiv(rows * width, SUM_BLOCK)
-    run = triton.cdiv(batch, max(1, SUM_PROGRAMS // blocks))
-    run = triton.cdiv(run, SUM_CLIPS) * SUM_CLIPS or SUM_CLIPS
-    runs = triton.cdiv(batch, run)
-    tokens = torch.empty(runs, rows, width, dtype=torch.float32, device=gradient.device)
-    own = torch.empty_like(tokens) if cls_at_length else None
-    arguments = {
-        "gradient_ptr": gradient,
-        "lengths_ptr": _plain(lengths),
-        "token_ptr": tokens,
-        "cls_ptr": own,
-        "batch": batch,
-        "rows": rows,
-        "run": run,
-        "stride_gb": gradient.stride(0),
-        "stride_gr": gradient.stride(1),
-        "stride_gh": gradient.stride(2),
-        "LENGTH_ROWS": length_rows,
-        "H": width,
-        "CLIPS": SUM_CLIPS,
-        "BLOCK": SUM_BLOCK,
-        "STAGES": SUM_STAGES,
-    }
-    options = {"num_warps": SUM_WARPS, "num_stages": SUM_STAGES}
-    triton_support.launch(_row_sums_kernel, (blocks, runs), gradient, arguments, **options)
-    return tokens.sum(0), None if own is None else own.sum(0)
-
-
-def _group(frames: int, rows: int = ROWS) -> tuple[int, int]:
-    """BLOCK_T and the clips of a tile of `rows` rows."""
-    block_t = triton.next_power_of_2(frames)
-    return block_t, max(1, rows // block_t)
+    triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, num_warps=WARPS, num_stages=STAGES)
 
 
 def _basis(transform: str, x: Tensor) -> Tensor | None:
     return dct_matrix(x.shape[1], torch.float32, x.device) if transform == "dct" else None
-
-
-def _plain(small: Tensor | None) -> Tensor | None:
-    return None if small is None else small.contiguous()
 
 
 def _aot_case(name: str, dtype: torch.dtype, frames: int, dim: int, width: int, transform: str = "dct") -> AotCase:
