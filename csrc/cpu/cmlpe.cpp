@@ -113,7 +113,7 @@ struct Gathered {
         numbers = memory.take(rows * step);
     }
 
-    void reset() const { clear(numbers, rows * step); }
+    void clear_padding() const { clear(numbers + dim * step, (rows - dim) * step); }
 
     void put(const T* tile, int64_t group) const {
         for (int64_t d = 0; d < dim; ++d) {
@@ -159,10 +159,10 @@ void backward_chunk(const Backward<S>& a, const CmlpeTile<Compute<S>, M>& cmlpe,
     using T = Compute<S>;
     using All = Gathered<T, M>;
     constexpr int clips = AdalnTile<T, M>::clips;
-    own.all_coefficients.reset();
-    own.all_h.reset();
-    own.all_dh.reset();
-    own.all_dout.reset();
+    own.all_coefficients.clear_padding();
+    own.all_h.clear_padding();
+    own.all_dh.clear_padding();
+    own.all_dout.clear_padding();
     int64_t gathered = 0;
     for (int64_t first = start; first < end; first += clips) {
         const int64_t count = end - first < clips ? end - first : clips;

@@ -201,7 +201,7 @@ class CmlpeTile {
     }
     void pack_map(const T* weight, T* packed) const {
         if constexpr (same<T, float>) {
-            if (narrow) return pack_pairs(weight, dim, 1, dim, rows, dim, packed);
+            if (narrow) return pack_pairs(weight, dim, rows, dim, packed);
         }
         pack_rows<T>(weight, dim, 1, dim, rows, dim, packed);
     }

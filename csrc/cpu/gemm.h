@@ -41,10 +41,14 @@ HANDCRAFT_INLINE void multiply_add(Vec<T> (&sums)[R][C], const T* a, int64_t a_r
 template <typename T>
 void pack_rows(const T* weight, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t padded, int64_t depth,
                T* packed) {
-    for (int64_t tile = 0; tile < padded; tile += tile_rows) {
-        for (int64_t k = 0; k < depth; ++k) {
-            for (int64_t r = tile; r < tile + tile_rows; ++r) {
-                *packed++ = r < rows ? weight[r * row_stride + k * k_stride] : T(0);
+    for (int64_t tile = 0; tile < padded; tile += tile_rows, weight += tile_rows * row_stride) {
+        const int64_t count = rows - tile < tile_rows ? (rows > tile ? rows - tile : 0) : tile_rows;
+        for (int64_t k = 0; k < depth; ++k, packed += tile_rows) {
+            if (count == tile_rows) {
+#pragma GCC unroll 16
+                for (int r = 0; r < tile_rows; ++r) packed[r] = weight[r * row_stride + k * k_stride];
+            } else {
+                for (int r = 0; r < tile_rows; ++r) packed[r] = r < count ? weight[r * row_stride + k * k_stride] : T(0);
             }
         }
     }

@@ -8,16 +8,18 @@ namespace handcraft::HANDCRAFT_ISA {
 
 typedef uint32_t Pair __attribute__((may_alias));
 
-// As pack_rows, of float numbers and for depth rounded up to pairs: at most as much memory.
-inline void pack_pairs(const float* weight, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t padded,
-                       int64_t depth, float* packed) {
+// As pack_rows, of a contiguous weight and with depth rounded up to pairs: at most as much memory.
+inline void pack_pairs(const float* weight, int64_t rows, int64_t padded, int64_t depth, float* packed) {
+    constexpr int64_t most = 64;
     Pair* to = reinterpret_cast<Pair*>(packed);
-    const auto number = [&](int64_t r, int64_t k) -> uint32_t {
-        return r < rows && k < depth ? from_compute<bf16>(weight[r * row_stride + k * k_stride]).bits : 0;
-    };
-    for (int64_t tile = 0; tile < padded; tile += tile_rows) {
-        for (int64_t k = 0; k < depth; k += 2) {
-            for (int64_t r = tile; r < tile + tile_rows; ++r) *to++ = number(r, k) | number(r, k + 1) << 16;
+    for (int64_t tile = 0; tile < padded; tile += tile_rows, to += (depth + 1) / 2 * tile_rows) {
+        for (int64_t r = 0; r < tile_rows; ++r) {
+            for (int64_t k = 0; k < depth; k += most) {
+                const int64_t count = depth - k < most ? depth - k : most;
+                bf16 piece[most] = {};
+                if (tile + r < rows) convert_back<bf16>(weight + (tile + r) * depth + k, piece, count);
+                for (int64_t i = 0; i < count; i += 2) __builtin_memcpy(to + (k + i) / 2 * tile_rows + r, piece + i, 4);
+            }
         }
     }
 }
