@@ -1,22 +1,29 @@
-# make demo | test | test-native | lint | bench | clean. They create .venv on their own; PYTHON names the interpreter to
-# create it with (3.11 to 3.13).
+# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, fuzz; clean. Each creates
+# .venv on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 TOY := runs/toy
+MUTATIONS ?= 20000
 # Tests and benchmarks of one process each use one thread: two pytest workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1
+NATIVE := $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/selective_scan/*.h)
 
-.PHONY: demo test test-native lint format bench clean help
+.PHONY: demo test test-interpret test-aot test-native fuzz lint format docs bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
 
-$(VENV)/.installed: setup.py pyproject.toml constraints/base.txt
+$(VENV)/.installed: setup.py pyproject.toml constraints/base.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else f"handcraft needs Python 3.11 to 3.13, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[test,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[test,bench,docs]'
+	@touch $@
+
+# What the tests of the GPU kernels need; they run without a GPU.
+$(VENV)/.gpu: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/base.txt -e '.[gpu,cuda]'
 	@touch $@
 
 $(TOY)/manifest.json: | $(VENV)/.installed
@@ -25,11 +32,23 @@ $(TOY)/manifest.json: | $(VENV)/.installed
 demo: $(VENV)/.installed $(TOY)/manifest.json
 	$(BIN)/handcraft run demo --data $(TOY) --out $(DEMO) --seeds 1
 
-test: $(VENV)/.installed
+test: $(VENV)/.gpu
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
+# The Triton kernels in Triton's interpreter, on the CPU.
+test-interpret: $(VENV)/.gpu
+	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests/ops -m triton
+
+# The Triton kernels compiled for three generations of GPUs, and what the assembler says of them.
+test-aot: $(VENV)/.gpu
+	PYTHONPATH=tests $(BIN)/python -m aot.run
+
+# Recorded calls of the CPU library again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-native: $(VENV)/.installed
 	HANDCRAFT_SANITIZERS=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/ops/test_sanitizers.py
+
+fuzz: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run --mutations $(MUTATIONS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -39,10 +58,15 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -W -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only --benchmark-json=benchmarks/results/latest.json
 	$(BIN)/python benchmarks/report.py benchmarks/results/latest.json
 
 clean:
 	rm -rf $(VENV) $(TOY) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf docs/_build docs/_generated kernels/_cpu*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

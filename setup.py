@@ -116,8 +116,8 @@ setup(
         "jinja2>=3.1",
     ],
     extras_require={
-        "gpu": ["triton>=3.6,<3.10"],
-        "cuda": ["cuda-core>=0.3", "nvidia-cuda-nvrtc>=13"],
+        "gpu": ['triton>=3.6,<3.10; sys_platform == "linux"'],
+        "cuda": ['cuda-core>=0.3; sys_platform != "darwin"', 'nvidia-cuda-nvrtc>=13; sys_platform != "darwin"'],
         "mamba": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "extract": ["mediapipe>=0.10.14,<0.10.30", "av>=12"],
         "pose": ["pose-format>=0.10.5"],
