@@ -62,15 +62,17 @@ class Form:
         return self.states * self.lanes
 
     def segment(self, warps: int) -> int:
-        """Steps of which the backward kernel keeps the states in registers, as many as fit without spills and cost no
-        block its place in shared memory. Constant B or C take most of the registers."""
+        """Steps of which the backward kernel keeps the states in registers: as many as the assembler places without a
+        spill on sm_80, sm_90 and sm_100 (tests/ops/test_nvrtc.py), and cost no block its place in shared memory."""
         if self.fixed_B or self.fixed_C:
             return 1
-        return 4 if self.dtype.itemsize == 2 and warps == 4 else 3
+        if warps == 1 or self.lanes == 32:
+            return 2
+        return 4 if self.dtype.itemsize == 2 and self.lanes == 4 and warps == 4 else 3
 
     def forward_warps(self, warps: int) -> int:
-        """A multiprocessor, as the registers allow. Blocks of one warp are for small calls, which do not fill it."""
-        return 8 if self.fixed_B or self.fixed_C or warps == 1 else 16
+        """A multiprocessor, as the registers allow. Small blocks are for small calls, which do not fill it."""
+        return 16 if warps == 4 and not (self.fixed_B or self.fixed_C) else 8
 
     def backward_warps(self, warps: int) -> int:
         return 8
