@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,13 +88,12 @@ def cases() -> Iterator[AotCase]:
         yield from importlib.import_module(module).AOT_CASES
 
 
-def launches(case: AotCase) -> list[Launch]:
-    """What the case launches; the same kernel in the same form counts once."""
+def launches(run: Callable[[], None]) -> list[Launch]:
+    """What `run` launches; the same kernel in the same form counts once, as it is compiled once."""
     with triton_support.recording() as found:
-        case.run()
-    return list(
-        {repr((launch.kernel.__name__, _arguments(launch), launch.num_warps)): launch for launch in found}.values()
-    )
+        run()
+    forms = {repr((launch.kernel.__name__, _arguments(launch), launch.num_warps)): launch for launch in found}
+    return list(forms.values())
 
 
 def compile_launch(case: AotCase, launch: Launch, target: str) -> Compiled:

@@ -29,7 +29,7 @@ def compile_all(part: str, targets: list[str], processes: int) -> list[Compiled]
         (which, number, target)
         for which, case in enumerate(cases())
         if part in case.name
-        for number in range(len(launches(case)))
+        for number in range(len(launches(case.run)))
         for target in targets
     ]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -39,7 +39,7 @@ def compile_all(part: str, targets: list[str], processes: int) -> list[Compiled]
 def _compile(job: tuple[int, int, str]) -> Compiled:
     which, number, target = job
     case = list(cases())[which]
-    return compile_launch(case, launches(case)[number], target)
+    return compile_launch(case, launches(case.run)[number], target)
 
 
 def markdown(rows: list[Compiled]) -> str:

@@ -1,0 +1,90 @@
+"""What the Triton kernels share: precision, alignment, launches and their recording. Needs Triton, no GPU."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from handcraft.kernels import triton_support
+from handcraft.kernels.registration import Lazy
+
+
+@pytest.fixture
+def tf32():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    yield lambda value: setattr(matmul, "fp32_precision", value)
+    matmul.fp32_precision = before
+
+
+def test_plain_tf32_only_where_torch_may_use_it_too(tf32):
+    tf32("ieee")
+    assert triton_support.product_precision(torch.float32) == "tf32x3"
+    tf32("tf32")
+    assert triton_support.product_precision(torch.float32) == "tf32"
+    assert triton_support.product_precision(torch.bfloat16) == "tf32x3"
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes", "expected"),
+    [
+        (lambda: torch.empty(4, 32, 180), (180,), 4),
+        (lambda: torch.empty(4, 32, 180, dtype=torch.bfloat16), (180,), 4),
+        (lambda: torch.empty(4, 32, 144, dtype=torch.bfloat16), (144,), 8),
+        (lambda: torch.empty(4, 32, 144), (144,), 4),
+        (lambda: torch.empty(4, 32, 45), (45,), 1),
+        (lambda: torch.empty(4, 32, 200)[:, :, :180], (180,), 4),
+        (lambda: torch.empty(4, 32, 200, dtype=torch.float16)[:, :, :179], (179,), 1),
+        (lambda: torch.empty(4, 32, 180)[:, :, 1:], (179,), 1),
+        (lambda: torch.empty(4, 32, 184, dtype=torch.float16)[:, :, 2:182], (180,), 2),
+        (lambda: torch.empty(4, 180, 32).mT, (180,), 1),
+        (lambda: torch.empty(7)[2:7].as_strided((1, 1, 4), (3, 3, 1)), (4,), 2),
+    ],
+)
+def test_alignment_of_rows(make, sizes, expected):
+    tensor = make()
+    assert triton_support.alignment(tensor, *sizes) == expected
+    starts = tensor.data_ptr() % (expected * tensor.element_size())
+    assert starts == 0
+
+
+def test_whole_clips_of_a_tile():
+    assert triton_support.clips_in(64, 1) == (1, 64)
+    assert triton_support.clips_in(64, 17) == (32, 2)
+    assert triton_support.clips_in(64, 64) == (64, 1)
+    assert triton_support.clips_in(64, 65) == (128, 1)
+    assert [triton_support.block(size) for size in (1, 16, 17, 128)] == [16, 16, 32, 128]
+
+
+class Kernel:
+    def __init__(self):
+        self.calls = []
+
+    def __getitem__(self, grid):
+        return lambda **given: self.calls.append((grid, given))
+
+
+def test_a_launch_says_what_the_compiler_may_do():
+    kernel = Kernel()
+    triton_support.launch(kernel, (3,), torch.empty(1), {"a": 1}, num_warps=8, num_stages=2)
+    triton_support.launch(kernel, (0, 4), torch.empty(1), {"a": 2}, num_warps=8, num_stages=2)
+    options = {"num_warps": 8, "num_stages": 2, "enable_fp_fusion": True, "maxnreg": 255}
+    assert kernel.calls == [((3,), {"a": 1, **options})]
+    assert triton_support.compile_options(16, 1)["maxnreg"] == 128
+
+
+def test_recorded_launches_do_not_run():
+    kernel = Kernel()
+    with triton_support.recording() as found:
+        triton_support.launch(kernel, [3], torch.empty(1), {"a": 1}, num_warps=4, num_stages=1)
+    assert kernel.calls == []
+    assert found == [triton_support.Launch(kernel, (3,), {"a": 1}, 4, 1)]
+
+
+def test_a_lazy_launcher_is_imported_once_and_when_used():
+    module = Lazy("handcraft.kernels.no_such_module")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        _ = module.forward
+    module = Lazy("json")
+    assert module.dumps([1]) == "[1]"
+    assert "dumps" in vars(module)
