@@ -62,8 +62,8 @@ struct StackParameters {
     const T* fc_bias;      // (K,M)
 };
 
-// The backward pass walks chunks of the batch, cut by its size alone; each has its own sums, which are added in order. So
-// gradients do not depend on the number of threads.
+// The backward pass walks chunks of the batch, cut by its size alone; each has its own sums, which are added in order.
+// So gradients do not depend on the number of threads.
 HANDCRAFT_INLINE int64_t clips_of_chunk(int64_t batch) {
     constexpr int64_t most_chunks = 32, fewest_clips = 8;
     const int64_t clips = round_up((batch + most_chunks - 1) / most_chunks, 2);
@@ -219,14 +219,15 @@ class AdalnStack {
             store<T>(grads.mod_bias + row, total);
         }
         for (int64_t k = 0; k < blocks; ++k) {
-            T* dweight = grads.mod_weight + k * Tile::modulation * padded_embedding;
+            T* const dweight = grads.mod_weight + k * Tile::modulation * padded_embedding;
             for (int64_t at = 0; at < padded_embedding; at += lanes<T>) {
                 for (int64_t row = 0; row < Tile::modulation; row += tile_rows) {
                     Vec<T> sums[tile_rows][1];
-                    for (int r = 0; r < tile_rows; ++r) sums[r][0] = load<T>(dweight + (row + r) * padded_embedding + at);
+                    T* const to = dweight + row * padded_embedding + at;
+                    for (int r = 0; r < tile_rows; ++r) sums[r][0] = load<T>(to + r * padded_embedding);
                     multiply_add<T, tile_rows, 1>(sums, dmod + k * Tile::modulation + row, 1, mod_step,
                                                   active + k * padded_embedding + at, active_step, count);
-                    for (int r = 0; r < tile_rows; ++r) store<T>(dweight + (row + r) * padded_embedding + at, sums[r][0]);
+                    for (int r = 0; r < tile_rows; ++r) store<T>(to + r * padded_embedding, sums[r][0]);
                 }
                 int64_t clip = 0;
                 for (; clip + 4 <= count; clip += 4) embedding_gradient<4>(e, dmod, k, at, clip, de);

@@ -1,8 +1,8 @@
 // One conditional MLP block on the tile of a few clips, forward and backward.
 //
-// A tile holds h as (D, width): row d has, clip after clip, the M coefficients of channel d, in lanes. Sums over D, such
-// as those of LayerNorm, are then sums of registers, and every clip keeps to its own lanes: what is computed for one does
-// not depend on its neighbour.
+// A tile holds h as (D, width): row d has, clip after clip, the M coefficients of channel d, in lanes. Sums over D,
+// such as those of LayerNorm, are then sums of registers, and every clip keeps to its own lanes: what is computed for
+// one does not depend on its neighbour.
 //
 // With r the reciprocal deviation and mu the mean of a clip's coefficients, LayerNorm and modulation fold into the FC:
 //     h_d += alpha_d (h_d G - mu G) + beta_d b + t                                                  for each channel d
@@ -16,7 +16,7 @@
 //     dscale[m] = sum_n gate F (Q + S),  dshift[m] = sum_n gate F sum_d dh_d[n]
 // and with v_d = dh_d diag(gate) F diag(1 + scale), the gradient of n:
 //     dalpha_d = sum_m v_d nhat_d,  dbeta_d = sum_m v_d
-//     dh_d += r (alpha_d v_d - mean_d(alpha v) - nhat_d mean_d(alpha v nhat))        both means from Q and sum_d alpha dh
+//     dh_d += r (alpha_d v_d - mean_d(alpha v) - nhat_d mean_d(alpha v nhat))        means from Q and sum_d alpha dh
 #pragma once
 
 #include "gemm.h"
@@ -63,19 +63,20 @@ struct AdalnTile {
     static constexpr int C = vectors >= 2 ? 2 : 1;
     static constexpr T epsilon = T(1e-5);
 
-    // finish(d, c, v): v = start + a(d, .) * b for channel d and register c of the clip, a(d,k) = a[d * a_row + k * a_step]
-    // for k < M, b (M, padded), start (padded) or null. All registers of a row are computed before the first is finished.
+    // finish(d, c, v): v = start + a(d, .) * b for channel d and register c of the clip, a(d,k) = a[d * a_row + k *
+    // a_step] for k < M, b (M, padded), start (padded) or null. All registers of a row are computed before the first is
+    // finished.
     template <typename Finish>
-    static HANDCRAFT_INLINE void mix(const T* a, int64_t a_row, int64_t a_step, const T* b, const T* start, int64_t rows,
-                                     Finish finish) {
+    static HANDCRAFT_INLINE void mix(const T* a, int64_t a_row, int64_t a_step, const T* b, const T* start,
+                                     int64_t rows, Finish finish) {
         int64_t d = 0;
         for (; d + tile_rows <= rows; d += tile_rows) mix_rows<tile_rows>(a, a_row, a_step, b, start, d, finish);
         for (; d < rows; ++d) mix_rows<1>(a, a_row, a_step, b, start, d, finish);
     }
 
     template <int R, typename Finish>
-    static HANDCRAFT_INLINE void mix_rows(const T* a, int64_t a_row, int64_t a_step, const T* b, const T* start, int64_t d,
-                                          Finish finish) {
+    static HANDCRAFT_INLINE void mix_rows(const T* a, int64_t a_row, int64_t a_step, const T* b, const T* start,
+                                          int64_t d, Finish finish) {
         if constexpr (vectors == C) {
             Vec<T> sums[R][C];
             mix_columns<R>(sums, a + d * a_row, a_row, a_step, b, start, 0);
@@ -94,8 +95,8 @@ struct AdalnTile {
     }
 
     template <int R>
-    static HANDCRAFT_INLINE void mix_columns(Vec<T> (&sums)[R][C], const T* a, int64_t a_row, int64_t a_step, const T* b,
-                                             const T* start, int first) {
+    static HANDCRAFT_INLINE void mix_columns(Vec<T> (&sums)[R][C], const T* a, int64_t a_row, int64_t a_step,
+                                             const T* b, const T* start, int first) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             for (int c = 0; c < C; ++c) sums[r][c] = start ? load<T>(start + (first + c) * lanes<T>) : Vec<T>{};
@@ -152,8 +153,8 @@ struct AdalnTile {
 
     // to = block(from), which may be the same tile. sums: of `from` before, of `to` after. found: `statistics` numbers.
     // mod: of the first clip; the next one's is mod_step further.
-    static void forward(const BlockWeights<T>& weights, const T* mod, int64_t mod_step, int64_t dim, const T* from, T* to,
-                        T* sums, T* found) {
+    static void forward(const BlockWeights<T>& weights, const T* mod, int64_t mod_step, int64_t dim, const T* from,
+                        T* to, T* sums, T* found) {
         norm_statistics(from, dim, sums, found);
         for (int clip = 0; clip < clips; ++clip, mod += mod_step) {
             const int64_t first = clip * padded;
@@ -232,8 +233,8 @@ struct AdalnTile {
 
    private:
     // For one clip: Q, and over the channels the sums of dh, alpha dh and beta dh.
-    static void contract(const BlockWeights<T>& weights, int64_t dim, const T* h, const T* found, const T* dh, T* weighted,
-                         T* Q, T* sum_dh, T* sum_alpha, T* sum_beta) {
+    static void contract(const BlockWeights<T>& weights, int64_t dim, const T* h, const T* found, const T* dh,
+                         T* weighted, T* Q, T* sum_dh, T* sum_alpha, T* sum_beta) {
         for (int c = 0; c < vectors; ++c) {
             const int64_t at = c * lanes<T>;
             const Vec<T> mean = load<T>(found + at);
@@ -294,8 +295,8 @@ struct AdalnTile {
             store<T>(c2 + at, second * factor * share);
         }
         for (int at = 0; at < padded; at += lanes<T>) {
-            const Vec<T> total = load<T>(sum_dh + at);
-            store<T>(dmod + 2 * padded + at, lane_sums<T>(by_gate + at * lanes<T>) + load<T>(weights.fc_bias + at) * total);
+            const Vec<T> total = load<T>(sum_dh + at), by_bias = load<T>(weights.fc_bias + at) * total;
+            store<T>(dmod + 2 * padded + at, lane_sums<T>(by_gate + at * lanes<T>) + by_bias);
             store<T>(grads.fc_bias + at, load<T>(grads.fc_bias + at) + load<T>(gate + at) * total);
         }
     }

@@ -5,28 +5,29 @@
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
 
-#define INPUT_FIELDS(POINTER, SIZE)                                                                                     \
-    POINTER(const T, x) POINTER(const Compute<T>, e) POINTER(const Compute<T>, dct) POINTER(const Compute<T>, in_weight) \
-    POINTER(const Compute<T>, in_bias) POINTER(const Compute<T>, mod_weight) POINTER(const Compute<T>, mod_bias)        \
-    POINTER(const Compute<T>, norm_weight) POINTER(const Compute<T>, norm_bias) POINTER(const Compute<T>, fc_weight)    \
-    POINTER(const Compute<T>, fc_bias) POINTER(const Compute<T>, out_weight) POINTER(const Compute<T>, out_bias)        \
-    SIZE(batch) SIZE(dim) SIZE(frames) SIZE(blocks) SIZE(embedding)
+#define INPUT_FIELDS(POINTER, SIZE)                                                                                    \
+    POINTER(const T, x) POINTER(const Compute<T>, e) POINTER(const Compute<T>, dct)                                    \
+    POINTER(const Compute<T>, in_weight) POINTER(const Compute<T>, in_bias) POINTER(const Compute<T>, mod_weight)      \
+    POINTER(const Compute<T>, mod_bias) POINTER(const Compute<T>, norm_weight) POINTER(const Compute<T>, norm_bias)    \
+    POINTER(const Compute<T>, fc_weight) POINTER(const Compute<T>, fc_bias) POINTER(const Compute<T>, out_weight)      \
+    POINTER(const Compute<T>, out_bias) SIZE(batch) SIZE(dim) SIZE(frames) SIZE(blocks) SIZE(embedding)
 
 #define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) INPUT_FIELDS(POINTER, SIZE) POINTER(T, y)
 HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
 
 // Gradients, named with a d before. Without dx the last product is left out.
-#define BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                           \
-    INPUT_FIELDS(POINTER, SIZE) POINTER(const T, dy) OPTIONAL(T, dx) POINTER(Compute<T>, de)                              \
-    POINTER(Compute<T>, din_weight) POINTER(Compute<T>, din_bias) POINTER(Compute<T>, dmod_weight)                        \
-    POINTER(Compute<T>, dmod_bias) POINTER(Compute<T>, dnorm_weight) POINTER(Compute<T>, dnorm_bias)                      \
-    POINTER(Compute<T>, dfc_weight) POINTER(Compute<T>, dfc_bias) POINTER(Compute<T>, dout_weight)                        \
+#define BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                        \
+    INPUT_FIELDS(POINTER, SIZE) POINTER(const T, dy) OPTIONAL(T, dx) POINTER(Compute<T>, de)                           \
+    POINTER(Compute<T>, din_weight) POINTER(Compute<T>, din_bias) POINTER(Compute<T>, dmod_weight)                     \
+    POINTER(Compute<T>, dmod_bias) POINTER(Compute<T>, dnorm_weight) POINTER(Compute<T>, dnorm_bias)                   \
+    POINTER(Compute<T>, dfc_weight) POINTER(Compute<T>, dfc_bias) POINTER(Compute<T>, dout_weight)                     \
     POINTER(Compute<T>, dout_bias)
 HANDCRAFT_ARGUMENTS(Backward, BACKWARD_FIELDS)
 
 template <typename T, typename Arguments>
 CmlpeParameters<T> parameters(const Arguments& a) {
-    return {{a.dim, a.blocks, a.embedding, a.mod_weight, a.mod_bias, a.norm_weight, a.norm_bias, a.fc_weight, a.fc_bias},
+    return {{a.dim, a.blocks, a.embedding, a.mod_weight, a.mod_bias, a.norm_weight, a.norm_bias, a.fc_weight,
+             a.fc_bias},
             a.dct,
             a.in_weight,
             a.in_bias,
@@ -185,7 +186,9 @@ void backward_chunk(const Backward<S>& a, const CmlpeTile<Compute<S>, M>& cmlpe,
             T *const dcoefficients = own.h, *const dx = own.coefficients;  // neither is needed any more
             cmlpe.map_in_turned(own.dh, dcoefficients);
             cmlpe.transform_back_residual(dcoefficients, own.dout, dx);
-            for (int64_t clip = 0; clip < count; ++clip) cmlpe.store_frames(dx, clip, a.dx + (first + clip) * M * a.dim);
+            for (int64_t clip = 0; clip < count; ++clip) {
+                cmlpe.store_frames(dx, clip, a.dx + (first + clip) * M * a.dim);
+            }
         }
         if (++gathered < All::groups && first + clips < end) continue;
         const int64_t depth = gathered * AdalnTile<T, M>::width;

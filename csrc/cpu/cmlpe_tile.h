@@ -1,8 +1,9 @@
 // The CMLPe generator on the tile of a few clips: transform, map over D, blocks, map over D, transform back.
 //
 // How to run it: CmlpeTile(parameters, narrow, backward, memory) packs the weights once, into memory that every thread
-// reads; CmlpeForward(tile, memory) are one thread's buffers; tile.forward() leaves the predicted frames of `clips` clips
-// in a tile, from which store_frames() writes each as (M,D). A clip's result does not depend on the clips beside it.
+// reads; CmlpeForward(tile, memory) are one thread's buffers; tile.forward() leaves the predicted frames of `clips`
+// clips in a tile, from which store_frames() writes each as (M,D). A clip's result does not depend on the clips beside
+// it.
 #pragma once
 
 #include "adaln_stack.h"
@@ -109,7 +110,9 @@ class CmlpeTile {
 
     // The parts of the backward pass: h = in_weight coefficients + in_bias, and the products with turned weights.
     void map_in(T* coefficients, T* h) const {
-        map(in_weight, coefficients, h, [&](int64_t d, int) __attribute__((always_inline)) { return in_bias[d] - Vec<T>{}; });
+        map(in_weight, coefficients, h, [&](int64_t d, int) __attribute__((always_inline)) {
+            return in_bias[d] - Vec<T>{};
+        });
     }
     void map_in_turned(const T* dh, T* dcoefficients) const { map_turned(in_turned, dh, dcoefficients); }
     void map_out_turned(const T* dout, T* dh) const { map_turned(out_turned, dout, dh); }

@@ -1,9 +1,9 @@
 // Small matrix products whose operands stay in the first two caches.
 //
-// Everything is built on one microkernel: sums[r][c] += a(r,k) * b(k,c), where a is broadcast and b is a row of registers.
-// Weights are packed so that a(0..R-1,k) lie side by side; activations are rows of `width` numbers, a coefficient of a
-// clip in each lane, so that a product over D needs no rearranging and a D that is no multiple of a register costs
-// nothing.
+// Everything is built on one microkernel: sums[r][c] += a(r,k) * b(k,c), where a is broadcast and b is a row of
+// registers. Weights are packed so that a(0..R-1,k) lie side by side; activations are rows of `width` numbers, a
+// coefficient of a clip in each lane, so that a product over D needs no rearranging and a D that is no multiple of a
+// register costs nothing.
 #pragma once
 
 #include "simd.h"
@@ -48,7 +48,9 @@ void pack_rows(const T* weight, int64_t row_stride, int64_t k_stride, int64_t ro
 #pragma GCC unroll 16
                 for (int r = 0; r < tile_rows; ++r) packed[r] = weight[r * row_stride + k * k_stride];
             } else {
-                for (int r = 0; r < tile_rows; ++r) packed[r] = r < count ? weight[r * row_stride + k * k_stride] : T(0);
+                for (int r = 0; r < tile_rows; ++r) {
+                    packed[r] = r < count ? weight[r * row_stride + k * k_stride] : T(0);
+                }
             }
         }
     }
@@ -79,7 +81,8 @@ void map_rows(const T* packed, const T* in, T* out, int64_t padded, int64_t dept
 }
 
 // out[i][j] += sum over k < depth of a[i * step + k] * b[j * step + k], for i, j < padded, a multiple of 4; depth is a
-// multiple of the lanes. out has rows of `padded`. The gradient of a weight: a and b are rows of many clips' coefficients.
+// multiple of the lanes. out has rows of `padded`. The gradient of a weight: a and b are rows of many clips'
+// coefficients.
 template <typename T>
 void add_outer_products(const T* a, const T* b, int64_t step, int64_t depth, int64_t padded, T* out) {
     constexpr int R = 4, C = vector_registers == 32 ? 4 : 2;

@@ -1,5 +1,5 @@
-// The map over D of gemm.h with AVX512-BF16: products of bf16 numbers, summed in float. Two rows of the operands make one
-// row of pairs, a bf16 number of each in the lower and the upper half of 32 bits.
+// The map over D of gemm.h with AVX512-BF16: products of bf16 numbers, summed in float. Two rows of the operands make
+// one row of pairs, a bf16 number of each in the lower and the upper half of 32 bits.
 #pragma once
 
 #include "gemm.h"
@@ -24,7 +24,8 @@ inline void pack_pairs(const float* weight, int64_t rows, int64_t padded, int64_
     }
 }
 
-// Rows 2i and 2i + 1 of `tile` (depth, width) become row i of pairs, in place; a row behind an odd depth is overwritten.
+// Rows 2i and 2i + 1 of `tile` (depth, width) become row i of pairs, in place; a row behind an odd depth is
+// overwritten.
 template <int width>
 void make_pairs(float* tile, int64_t depth) {
     if (depth % 2) __builtin_memset(tile + depth * width, 0, width * sizeof(float));
