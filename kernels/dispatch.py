@@ -91,7 +91,10 @@ RULES: tuple[Rule, ...] = (
     # no evidence yet: no GPU was measured, so these run when asked for by name
     Rule("dct_linear", "triton", _TRITON, _NARROW, _embeds, _EMBEDS),
     Rule("dct_linear", "cpu", _CPU, condition=_embeds, wanted=_EMBEDS, evidence=_CPU_EVIDENCE),
-    Rule("cmlpe_generate", "triton", _TRITON, _NARROW, _generates, _GENERATES),
+    *(
+        Rule(op, "triton", _TRITON, _NARROW, _generates, _GENERATES)
+        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe_generate")
+    ),
     *(
         Rule(
             op,

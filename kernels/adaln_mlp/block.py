@@ -171,6 +171,13 @@ def mix(a, b, acc, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def load_matrix(ptr, M: tl.constexpr, WIDTH: tl.constexpr):
+    """A contiguous (M,M) matrix, padded with zeros: (1,WIDTH,WIDTH)."""
+    offs_row, offs_column = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
+    return tl.load(ptr + offs_row * M + offs_column, mask=(offs_row < M) & (offs_column < M), other=0.0)[None]
+
+
+@triton.jit
 def load_turned(ptr, M: tl.constexpr, WIDTH: tl.constexpr):
     """The transpose of a contiguous (M,M) matrix, padded with zeros: (1,WIDTH,WIDTH)."""
     offs_row, offs_column = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
@@ -229,11 +236,17 @@ def store_modulation(ptr, shift, scale, gate, mask_b, M: tl.constexpr, WIDTH: tl
 
 
 @triton.jit
-def load_embedding(ptr, stride_b, stride_e, offs_b, mask_b, E: tl.constexpr, EMBEDDING: tl.constexpr):
-    """Embeddings (B,E) of a block in fp32: (CLIPS,EMBEDDING)."""
+def block_modulation(
+    k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
+    E: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr, EMBEDDING: tl.constexpr,
+):  # fmt: skip
+    """Shift, scale and gate (CLIPS,WIDTH) of block k from e (B,K,E); where E is 0, as given in mod (B,K,3M)."""
+    if E == 0:
+        return load_modulation(mod_ptr + (offs_b * blocks + k) * (3 * M), mask_b, M, WIDTH)
     offs_e = tl.arange(0, EMBEDDING)[None, :]
-    at = ptr + offs_b[:, None] * stride_b + offs_e * stride_e
-    return tl.load(at, mask=mask_b[:, None] & (offs_e < E), other=0.0).to(tl.float32)
+    at = e_ptr + offs_b[:, None] * stride_eb + k * stride_ek + offs_e * stride_ee
+    e = tl.load(at, mask=mask_b[:, None] & (offs_e < E), other=0.0).to(tl.float32)
+    return modulation(e, mod_weight_ptr + k * 3 * M * E, mod_bias_ptr + k * 3 * M, E, M, WIDTH, EMBEDDING)
 
 
 @triton.jit

@@ -6,18 +6,18 @@ from handcraft.kernels import checks, dispatch
 from handcraft.kernels.adaln_mlp import cpu, cpu_stack, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from handcraft.kernels.registration import FusedOp
+from handcraft.kernels.registration import FusedOp, Lazy
 
 FUSED = FusedOp(
     "adaln_mlp",
     ("h", "shift", "scale", "gate", "norm_weight", "norm_bias", "fc_weight", "fc_bias"),
-    {"cpu": cpu},
+    {"cpu": cpu, "triton": Lazy("handcraft.kernels.adaln_mlp.kernel")},
     fake=lambda h, *others: (h.new_empty(h.shape),),
 )
 FUSED_STACK = FusedOp(
     "adaln_mlp_stack",
     ("h", "e", *cpu_stack.PARAMETERS),
-    {"cpu": cpu_stack},
+    {"cpu": cpu_stack, "triton": Lazy("handcraft.kernels.adaln_mlp.kernel_stack")},
     fake=lambda h, *others: (h.new_empty(h.shape),),
 )
 

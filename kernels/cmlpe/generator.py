@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from handcraft.kernels.adaln_mlp.block import Tiling, channels, load_channels, load_turned, mix, rounded
+from handcraft.kernels.adaln_mlp.block import Tiling, channels, load_channels, load_matrix, load_turned, mix, rounded
 from handcraft.kernels.triton_support import dot
 
 
@@ -53,13 +53,6 @@ def by_clip(columns, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
 def as_columns(tile):
     """(CLIPS,R,WIDTH) -> (R, CLIPS WIDTH)."""
     return tl.reshape(tl.permute(tile, (1, 0, 2)), (tile.shape[1], tile.shape[0] * tile.shape[2]))
-
-
-@triton.jit
-def load_matrix(ptr, M: tl.constexpr, WIDTH: tl.constexpr):
-    """A contiguous (M,M) matrix, padded with zeros: (1,WIDTH,WIDTH)."""
-    offs_row, offs_column = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
-    return tl.load(ptr + offs_row * M + offs_column, mask=(offs_row < M) & (offs_column < M), other=0.0)[None]
 
 
 @triton.jit
