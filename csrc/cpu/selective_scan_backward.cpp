@@ -332,10 +332,13 @@ void add_segments(const T* parts, const Grid& grid, int64_t batch, int64_t state
         const T* from = parts + (g * segments * batch + b) * size;
         for (int64_t n = 0; n < state;) {
             const int64_t states = n + block_states <= state ? block_states : 1;
-            for (int64_t i = 0; i < states * length; ++i) {
-                T total = 0;
-                for (int64_t s = 0; s < segments; ++s) total += from[s * batch * size + n * length + i];
-                out[b * sb + g * sg + (n + i % states) * sn + i / states * sl] = from_compute<S>(total);
+            for (int j = 0; j < states; ++j) {
+                for (int64_t t = 0; t < length; ++t) {
+                    T total = 0;
+                    const T* part = from + n * length + t * states + j;
+                    for (int64_t s = 0; s < segments; ++s, part += batch * size) total += *part;
+                    out[b * sb + g * sg + (n + j) * sn + t * sl] = from_compute<S>(total);
+                }
             }
             n += states;
         }
