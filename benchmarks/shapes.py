@@ -353,6 +353,7 @@ CUDA = {
         Row(DCTLinear(1 << 16, width=128, dtype="bfloat16"), full=True),
         Row(DCTLinear(1 << 16, width=512, dtype="bfloat16"), full=True),
         Row(DCTLinear(1 << 16), full=True),
+        *(Row(DCTLinear(1 << log, dtype="bfloat16"), full=True) for log in (0, 6, 12, 18)),
     ),
     "dct_linear training": (Row(DCTLinear(1 << 14, dtype="bfloat16"), full=True),),
     "adaln_mlp forward": (Row(Stack(1 << 14, blocks=1, embedding=0, dtype="bfloat16"), full=True),),
