@@ -1,12 +1,12 @@
 // What the CUDA kernels of the scan need of the device: number formats, functions, shuffles. No includes, so that the
 // run-time compiler takes this file as it is.
 //
-// The same kernels also compile as plain C++ and run on a processor, one coroutine a thread: tests/ops/emulated.h, which
-// comes first then, defines CUDA's words. They are exact there, where the GPU's instructions are off by an ulp or two.
+// The same kernels also compile as plain C++ and run on a processor, one coroutine a thread: csrc/tests/emulated.h,
+// which comes first then, defines CUDA's words. exp2 and 1/x are exact there and off by an ulp or two on a GPU.
 #pragma once
 
 #if !defined(__CUDACC__) && !defined(HANDCRAFT_EMULATED)
-#error "for nvcc, NVRTC, or the emulation in tests/ops/emulated.h"
+#error "for nvcc, NVRTC, or the emulation in csrc/tests/emulated.h"
 #endif
 #define HANDCRAFT_DEVICE __device__ __forceinline__
 #ifndef HANDCRAFT_EMULATED
@@ -26,8 +26,12 @@ struct f16 {
     unsigned short bits;
 };
 
-HANDCRAFT_DEVICE float widen(float x) { return x; }
-HANDCRAFT_DEVICE float widen(bf16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+HANDCRAFT_DEVICE float widen(float x) {
+    return x;
+}
+HANDCRAFT_DEVICE float widen(bf16 x) {
+    return __uint_as_float(unsigned(x.bits) << 16);
+}
 HANDCRAFT_DEVICE float widen(f16 x) {
 #ifdef HANDCRAFT_EMULATED
     return emulated::from_half(x.bits);
@@ -177,8 +181,8 @@ struct Math {
         return positive + 2 * fmaf(f * square, series, f);
     }
 
-    // Derivative of softplus from its value y: sigmoid(x) = 1 - exp(-softplus(x)). Below 1/4 by the series of expm1, cut
-    // where the next term is below 5e-8 of the first; above, the subtraction loses less than 3 bits.
+    // Derivative of softplus from its value y: sigmoid(x) = 1 - exp(-softplus(x)). Below 1/4 by the series of expm1,
+    // cut where the next term is below 5e-8 of the first; above, the subtraction loses less than 3 bits.
     static HANDCRAFT_DEVICE float softplus_slope(float y) {
         float series = 1 - y * (1.f / 6);
         series = fmaf(-y * (1.f / 5), series, 1);
@@ -192,9 +196,9 @@ struct Math {
 // ---------------------------------------------------------------------------------------------------------- the warp
 
 // Sums x[i] over the lanes that differ in bits LOW..HIGH of their number, and spreads the sums over these lanes: a lane
-// keeps max(1, COUNT / lanes) of them in x[0], x[1], ..., which are those of x[first], x[first + 1], ...; returns first.
-// COUNT - 1 shuffles instead of COUNT log2(lanes). With more lanes than numbers, lanes that differ in the lowest bits
-// hold the same sums: `duplicate` below has those bits.
+// keeps max(1, COUNT / lanes) of them in x[0], x[1], ..., which are those of x[first], x[first + 1], ...; returns
+// first. COUNT - 1 shuffles instead of COUNT log2(lanes). With more lanes than numbers, lanes that differ in the lowest
+// bits hold the same sums: `duplicate` below has those bits.
 template <int HIGH, int LOW, int COUNT>
 HANDCRAFT_DEVICE int spread_sum(float (&x)[COUNT], int lane) {
     int count = COUNT, first = 0;

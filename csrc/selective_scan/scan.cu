@@ -10,8 +10,8 @@
 // these 4 steps again, now kept in registers, and the steps backwards. So a state costs a little over two
 // exponentials.
 //
-// Sums over channels (dB, dC) and over the batch (dA, dD, ddelta_bias) are written as partial sums and added by a second
-// kernel, always in the same order: no atomics, the same bits every time.
+// Sums over channels (dB, dC) and over the batch (dA, dD, ddelta_bias) are written as partial sums and added by a
+// second kernel, always in the same order: no atomics, the same bits every time.
 #include "tile.h"
 
 namespace handcraft::cuda {
@@ -26,7 +26,8 @@ using States = S[quad][states];
 // One step of the recurrence for a lane's states. B: of its states, or (fixed) of its channels and states.
 template <class Seen>
 HANDCRAFT_DEVICE void advance(States<float>& h, const States<float>& rate, const float (&step)[quad],
-                              const float (&u)[quad], const float (&B)[states], const States<float>& B_fixed, Seen seen) {
+                              const float (&u)[quad], const float (&B)[states], const States<float>& B_fixed,
+                              Seen seen) {
 #pragma unroll
     for (int k = 0; k < quad; ++k) {
         const float drive = step[k] * u[k];
@@ -39,20 +40,24 @@ HANDCRAFT_DEVICE void advance(States<float>& h, const States<float>& rate, const
     }
 }
 
-extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / warps) scan_forward(const __grid_constant__ Forward p) {
+extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / warps)
+    scan_forward(const __grid_constant__ Forward p) {
     const Place here = place();
     const Work w = work(p);
     HANDCRAFT_SHARED(memory);
     constexpr int pitch = row_of<2 * tile_channels + mixing * padded>;
-    float* const step = memory;                  // a row: delta,
-    float* const value = step + tile_channels;   // u, then y,
-    float* const B_row = value + tile_channels;  // B
+    float* const step = memory;                           // a row: delta,
+    float* const value = step + tile_channels;            // u, then y,
+    float* const B_row = value + tile_channels;           // B
     float* const C_row = B_row + (fixed_B ? 0 : padded);  // and C
 
     States<float> rate, B_fixed = {}, C_fixed = {};
-    read_states(p.A, p.state, 1, here, w, int(p.state), [&](int k, int s, float x) { rate[k][s] = x * float(scan::log2e); });
-    if (fixed_B) read_states(p.B, p.B_g, p.B_n, here, w, int(p.state), [&](int k, int s, float x) { B_fixed[k][s] = x; });
-    if (fixed_C) read_states(p.C, p.C_g, p.C_n, here, w, int(p.state), [&](int k, int s, float x) { C_fixed[k][s] = x; });
+    read_states(p.A, p.state, 1, here, w, int(p.state),
+                [&](int k, int s, float x) { rate[k][s] = x * float(scan::log2e); });
+    if (fixed_B)
+        read_states(p.B, p.B_g, p.B_n, here, w, int(p.state), [&](int k, int s, float x) { B_fixed[k][s] = x; });
+    if (fixed_C)
+        read_states(p.C, p.C_g, p.C_n, here, w, int(p.state), [&](int k, int s, float x) { C_fixed[k][s] = x; });
     const float D = p.D != nullptr && here.own < w.channels ? p.D[w.first + here.own] : 0;
     const int chunks = (int(p.length) - 1) / int(p.rows) + 1;
 
@@ -64,19 +69,21 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
                 return b * stride_b + w.first * stride_d + start * stride_l;
             };
             if (chunk > 0 && p.bounds != nullptr) {
-                write_states(p.bounds + (Size(b) * (chunks - 1) + chunk - 1) * p.dim * p.state, p.state, here, w, int(p.state),
-                             [&](int k, int s) { return h[k][s]; });
+                write_states(p.bounds + (Size(b) * (chunks - 1) + chunk - 1) * p.dim * p.state, p.state, here, w,
+                             int(p.state), [&](int k, int s) { return h[k][s]; });
             }
             __syncthreads();  // the chunk before is out
             load_tile<pitch>(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows,
-                      [&](int i, T x) { value[i] = widen(x); });
+                             [&](int i, T x) { value[i] = widen(x); });
             load_tile<pitch>(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
-                      [&](int i, T x) { step[i] = widen(x); });
+                             [&](int i, T x) { step[i] = widen(x); });
             if (!fixed_B) {
-                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
+                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l,
+                                   int(p.state), rows);
             }
             if (!fixed_C) {
-                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
+                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l,
+                                   int(p.state), rows);
             }
             __syncthreads();
             prepare_steps<pitch>(step, p.delta_bias, p.delta_softplus, here, w, rows);
@@ -87,9 +94,8 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
                 fetch(u, value + t * pitch + here.channel);
                 if (!fixed_B) fetch(B, B_row + t * pitch + here.state);
                 if (!fixed_C) fetch(C, C_row + t * pitch + here.state);
-                advance(h, rate, delta, u, B, B_fixed, [&](int k, int s, float, float) {
-                    y[k] += (fixed_C ? C_fixed[k][s] : C[s]) * h[k][s];
-                });
+                advance(h, rate, delta, u, B, B_fixed,
+                        [&](int k, int s, float, float) { y[k] += (fixed_C ? C_fixed[k][s] : C[s]) * h[k][s]; });
                 spread_sum<lanes / 2, 1>(y, here.lane);
                 __syncwarp();  // every lane has read this row
                 float& own = value[t * pitch + here.own];
@@ -99,52 +105,49 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_FORWARD_WARPS / 
             __syncthreads();
             if (gated) {
                 load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
-                          [&](int i, T x) { value[i] *= scan::gate<Math>(widen(x)); });
+                                 [&](int i, T x) { value[i] *= scan::gate<Math>(widen(x)); });
                 __syncthreads();
             }
             store_tile<pitch>(p.y + at(p.y_b, p.y_d, p.y_l), p.y_d, p.y_l, w.channels, rows,
-                       [&](int i) { return narrow<T>(value[i]); });
+                              [&](int i) { return narrow<T>(value[i]); });
         }
         if (p.last != nullptr) {
-            write_states(p.last + b * p.dim * p.state, p.state, here, w, int(p.state), [&](int k, int s) { return h[k][s]; });
+            write_states(p.last + b * p.dim * p.state, p.state, here, w, int(p.state),
+                         [&](int k, int s) { return h[k][s]; });
         }
     }
 }
 
-// Partial sums of dB or dC over the tile's channels: each warp leaves its own in shared memory.
-//     rows (segment, mixing, padded) of one warp
-HANDCRAFT_DEVICE void leave_mixing(float* rows, int row, int which, float (&sums)[states], int first, const Place& here) {
-    constexpr int channel_lanes = 32 / lanes, kept = states > channel_lanes ? states / channel_lanes : 1;
-    if ((here.lane & duplicate<16, lanes, states>) != 0) return;
-#pragma unroll
-    for (int i = 0; i < kept; ++i) rows[(row * mixing + which) * padded + here.state + first + i] = sums[i];
-}
-
-extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS / warps) scan_backward(const __grid_constant__ Backward p) {
+extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS / warps)
+    scan_backward(const __grid_constant__ Backward p) {
     const Place here = place();
     const Work w = work(p);
     const int slots = max((int(p.rows) + segment - 1) / segment - 2, 0);  // segments but the first and the last
-    constexpr int staged = segment * mixing * padded;             // numbers of leave_mixing
+    constexpr int staged = segment * mixing * padded;                     // numbers of leave_mixing
     HANDCRAFT_SHARED(memory);
     constexpr int wide = sizeof(float) / sizeof(T);
     constexpr int pitch = row_of<2 * tile_channels + mixing * padded + tile_channels / wide>;
-    float* const step = memory;                           // a row: delta, then its gradient,
-    float* const grad = step + tile_channels;             // gradient of y, then y before the gate,
-    float* const B_row = grad + tile_channels;            // B,
-    float* const C_row = B_row + (fixed_B ? 0 : padded);  // C,
+    float* const step = memory;                                             // a row: delta, then its gradient,
+    float* const grad = step + tile_channels;                               // gradient of y, then y before the gate,
+    float* const B_row = grad + tile_channels;                              // B,
+    float* const C_row = B_row + (fixed_B ? 0 : padded);                    // C,
     T* const value = reinterpret_cast<T*>(C_row + (fixed_C ? 0 : padded));  // and u, then its gradient
-    float* const staging = memory + p.rows * pitch;       // (2, warps, segment, mixing, padded)
-    float* const y_rows = staging + 2 * warps * staged;   // (segment, tile_channels) y before the gate, of a segment
-    float* const kept = y_rows + (gated ? segment * tile_channels : 0) + here.warp * slots * quad * states * 32;  // (slots, quad, 32, states)
+    float* const staging = memory + p.rows * pitch;                         // (2, warps, segment, mixing, padded)
+    float* const y_rows = staging + 2 * warps * staged;  // (segment, tile_channels) y before the gate, of a segment
+    float* const kept = y_rows + (gated ? segment * tile_channels : 0) +
+                        here.warp * slots * quad * states * 32;  // (slots, quad, 32, states)
 
     if (w.channels < tile_channels) {  // the others must not reach the sums over channels
         for (int i = int(threadIdx.x); i < p.rows * pitch; i += threads) memory[i] = 0;
     }
 
     States<float> rate, B_fixed = {}, C_fixed = {}, dA = {}, dB_fixed = {}, dC_fixed = {};
-    read_states(p.A, p.state, 1, here, w, int(p.state), [&](int k, int s, float x) { rate[k][s] = x * float(scan::log2e); });
-    if (fixed_B) read_states(p.B, p.B_g, p.B_n, here, w, int(p.state), [&](int k, int s, float x) { B_fixed[k][s] = x; });
-    if (fixed_C) read_states(p.C, p.C_g, p.C_n, here, w, int(p.state), [&](int k, int s, float x) { C_fixed[k][s] = x; });
+    read_states(p.A, p.state, 1, here, w, int(p.state),
+                [&](int k, int s, float x) { rate[k][s] = x * float(scan::log2e); });
+    if (fixed_B)
+        read_states(p.B, p.B_g, p.B_n, here, w, int(p.state), [&](int k, int s, float x) { B_fixed[k][s] = x; });
+    if (fixed_C)
+        read_states(p.C, p.C_g, p.C_n, here, w, int(p.state), [&](int k, int s, float x) { C_fixed[k][s] = x; });
     const float D = p.D != nullptr && here.own < w.channels ? p.D[w.first + here.own] : 0;
     float dD = 0, ddelta_bias = 0;
 
@@ -163,21 +166,24 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                 return b * stride_b + w.first * stride_d + start * stride_l;
             };
             __syncthreads();  // the chunk before is out
-            load_tile<pitch * wide>(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows, [&](int i, T x) { value[i] = x; });
+            load_tile<pitch * wide>(p.u + at(p.u_b, p.u_d, p.u_l), p.u_d, p.u_l, w.channels, rows,
+                                    [&](int i, T x) { value[i] = x; });
             load_tile<pitch>(p.delta + at(p.delta_b, p.delta_d, p.delta_l), p.delta_d, p.delta_l, w.channels, rows,
-                      [&](int i, T x) { step[i] = widen(x); });
+                             [&](int i, T x) { step[i] = widen(x); });
             load_tile<pitch>(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
-                      [&](int i, T x) { grad[i] = widen(x); });
+                             [&](int i, T x) { grad[i] = widen(x); });
             if (!fixed_B) {
-                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l, int(p.state), rows);
+                load_mixing<pitch>(B_row, p.B + b * p.B_b + w.group_B * p.B_g + start * p.B_l, p.B_n, p.B_l,
+                                   int(p.state), rows);
             }
             if (!fixed_C) {
-                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l, int(p.state), rows);
+                load_mixing<pitch>(C_row, p.C + b * p.C_b + w.group_C * p.C_g + start * p.C_l, p.C_n, p.C_l,
+                                   int(p.state), rows);
             }
             __syncthreads();
             if (gated) {
                 load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
-                          [&](int i, T x) { grad[i] *= scan::gate<Math>(widen(x)); });
+                                 [&](int i, T x) { grad[i] *= scan::gate<Math>(widen(x)); });
                 __syncthreads();
             }
             prepare_steps<pitch>(step, p.delta_bias, p.delta_softplus, here, w, rows);
@@ -190,8 +196,8 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                         for (int s = 0; s < states; ++s) h[k][s] = 0;
                     }
                 } else {
-                    read_states(p.bounds + (Size(b) * (chunks - 1) + chunk - 1) * p.dim * p.state, p.state, 1, here, w, int(p.state),
-                                [&](int k, int s, float x) { h[k][s] = x; });
+                    read_states(p.bounds + (Size(b) * (chunks - 1) + chunk - 1) * p.dim * p.state, p.state, 1, here, w,
+                                int(p.state), [&](int k, int s, float x) { h[k][s] = x; });
                 }
             };
             const auto slot = [&](int i, int k) { return kept + ((i * quad + k) * 32 + here.lane) * states; };
@@ -227,7 +233,8 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
                 for (int j = 0; j < segment; ++j) {
                     const int t = i * segment + j;
                     if (t < rows) {
-                        float delta[quad], u[quad], B[states] = {}, C[states] = {}, dy[quad], y[quad] = {}, dC[states] = {};
+                        float delta[quad], u[quad], B[states] = {}, C[states] = {}, dy[quad];
+                        float y[quad] = {}, dC[states] = {};
                         fetch(delta, step + t * pitch + here.channel);
                         fetch(u, value + t * pitch * wide + here.channel);
                         fetch(dy, grad + t * pitch + here.channel);
@@ -266,8 +273,8 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
 #pragma unroll
                             for (int s = 0; s < states; ++s) {
                                 const float decay = j >= again ? a[j][k][s] : scan::decay<Math>(delta[k], rate[k][s]);
-                                const auto r = scan::reverse(carried[k][s], dy[k], fixed_C ? C_fixed[k][s] : C[s], decay,
-                                                             before[j][k][s]);
+                                const auto r = scan::reverse(carried[k][s], dy[k], fixed_C ? C_fixed[k][s] : C[s],
+                                                             decay, before[j][k][s]);
                                 (fixed_B ? dB_fixed[k][s] : dB[s]) += r.g * drive;
                                 ddrive[k] += r.g * (fixed_B ? B_fixed[k][s] : B[s]);
                                 pull[k] += r.exponent * rate[k][s];
@@ -308,25 +315,27 @@ extern "C" __global__ void __launch_bounds__(threads, HANDCRAFT_BACKWARD_WARPS /
             }
 
             __syncthreads();
-            store_tile<pitch * wide>(p.du + at(p.du_b, p.du_d, p.du_l), p.du_d, p.du_l, w.channels, rows, [&](int i) { return value[i]; });
-            store_tile<pitch>(p.ddelta + at(p.ddelta_b, p.ddelta_d, p.ddelta_l), p.ddelta_d, p.ddelta_l, w.channels, rows,
-                       [&](int i) { return narrow<T>(step[i]); });
+            store_tile<pitch * wide>(p.du + at(p.du_b, p.du_d, p.du_l), p.du_d, p.du_l, w.channels, rows,
+                                     [&](int i) { return value[i]; });
+            store_tile<pitch>(p.ddelta + at(p.ddelta_b, p.ddelta_d, p.ddelta_l), p.ddelta_d, p.ddelta_l, w.channels,
+                              rows, [&](int i) { return narrow<T>(step[i]); });
             if (gated) {
                 load_tile<pitch>(p.dy + at(p.dy_b, p.dy_d, p.dy_l), p.dy_d, p.dy_l, w.channels, rows,
-                          [&](int i, T x) { grad[i] *= widen(x); });
+                                 [&](int i, T x) { grad[i] *= widen(x); });
                 __syncthreads();
                 load_tile<pitch>(p.z + at(p.z_b, p.z_d, p.z_l), p.z_d, p.z_l, w.channels, rows,
-                          [&](int i, T x) { grad[i] *= scan::gate_slope<Math>(widen(x)); });
+                                 [&](int i, T x) { grad[i] *= scan::gate_slope<Math>(widen(x)); });
                 __syncthreads();
                 store_tile<pitch>(p.dz + at(p.dz_b, p.dz_d, p.dz_l), p.dz_d, p.dz_l, w.channels, rows,
-                           [&](int i) { return narrow<T>(grad[i]); });
+                                  [&](int i) { return narrow<T>(grad[i]); });
             }
         }
     }
 
     float* const sums = p.channel_sums + w.run * p.dim * p.columns;
     write_states(sums, p.columns, here, w, int(p.state), [&](int k, int s) { return dA[k][s]; });
-    if (fixed_B) write_states(sums + p.state, p.columns, here, w, int(p.state), [&](int k, int s) { return dB_fixed[k][s]; });
+    if (fixed_B)
+        write_states(sums + p.state, p.columns, here, w, int(p.state), [&](int k, int s) { return dB_fixed[k][s]; });
     if (fixed_C) {
         write_states(sums + p.state * (1 + fixed_B), p.columns, here, w, int(p.state),
                      [&](int k, int s) { return dC_fixed[k][s]; });

@@ -31,7 +31,7 @@ using Compute = float;
 constexpr int states = HANDCRAFT_STATES, lanes = HANDCRAFT_LANES, warps = HANDCRAFT_WARPS, segment = HANDCRAFT_SEGMENT;
 constexpr bool gated = HANDCRAFT_GATED, fixed_B = HANDCRAFT_FIXED_B, fixed_C = HANDCRAFT_FIXED_C;
 
-constexpr int quad = 4;  // channels of a lane
+constexpr int quad = 4;                 // channels of a lane
 constexpr int padded = states * lanes;  // states of a channel, those beyond `state` zero
 constexpr int warp_channels = quad * 32 / lanes;
 constexpr int tile_channels = warps * warp_channels;
@@ -39,14 +39,15 @@ constexpr int threads = 32 * warps;
 
 constexpr int mixing = 2 - fixed_B - fixed_C;  // how many of B and C vary
 
-// Shared memory has a row for each step of a chunk with all that belongs to it, so that a lane finds everything at fixed
-// distances from a few addresses. A row is an odd number of 16 bytes long: steps of one channel spread over the banks.
+// Shared memory has a row for each step of a chunk with all that belongs to it, so that a lane finds everything at
+// fixed distances from a few addresses. A row is an odd number of 16 bytes long: steps of one channel spread over the
+// banks.
 template <int numbers>
 inline constexpr int row_of = ((numbers + 3) / 4 | 1) * 4;
 
-// What the launcher adds to the arguments of params.h: tiles of channels (a tile lies in one group), tiles of one group,
-// steps of a chunk, batch items of a block, and the state before each chunk but the first, (batch, chunks - 1, dim,
-// state). The field `y` of the backward pass is not used here.
+// What the launcher adds to the arguments of params.h: tiles of channels (a tile lies in one group), tiles of one
+// group, steps of a chunk, batch items of a block, and the state before each chunk but the first, (batch, chunks - 1,
+// dim, state). The field `y` of the backward pass is not used here.
 #define HANDCRAFT_SCAN_TILING(POINTER, OPTIONAL, SIZE) \
     SIZE(tiles) SIZE(group_tiles) SIZE(rows) SIZE(run) OPTIONAL(float, bounds)
 
@@ -109,8 +110,8 @@ HANDCRAFT_DEVICE Work work(const Arguments& p) {
 
 // ------------------------------------------------------------------------------- between global and shared memory
 
-// Which way a tile of channels and steps lies in memory: the faster of its two axes, so that the threads of a warp touch
-// neighbouring elements whatever the layout, and whether 16 bytes at a time will do.
+// Which way a tile of channels and steps lies in memory: the faster of its two axes, so that the threads of a warp
+// touch neighbouring elements whatever the layout, and whether 16 bytes at a time will do.
 struct Walk {
     int fast, slow, fast_offset, slow_offset;  // extents; offsets in shared memory
     Size fast_stride, slow_stride;
@@ -124,7 +125,12 @@ HANDCRAFT_DEVICE Walk walk(const T* base, Size stride_d, Size stride_l, int chan
     const bool flat = w.slow_stride == w.fast && w.fast * w.slow % piece == 0;
     const bool cut = w.fast % piece == 0 && w.slow_stride % piece == 0;
     const bool aligned = reinterpret_cast<unsigned long long>(base) % 16 == 0;
-    return {w.fast, w.slow, w.fast_offset, w.slow_offset, w.fast_stride, w.slow_stride,
+    return {w.fast,
+            w.slow,
+            w.fast_offset,
+            w.slow_offset,
+            w.fast_stride,
+            w.slow_stride,
             w.fast_stride == 1 && aligned && (flat || cut)};
 }
 
@@ -206,7 +212,8 @@ HANDCRAFT_DEVICE void read_states(const E* from, Size stride_d, Size stride_n, c
 #pragma unroll
         for (int s = 0; s < states; ++s) {
             const bool inside = here.channel + k < w.channels && here.state + s < state;
-            take(k, s, inside ? widen(from[(w.first + here.channel + k) * stride_d + (here.state + s) * stride_n]) : 0.f);
+            take(k, s,
+                 inside ? widen(from[(w.first + here.channel + k) * stride_d + (here.state + s) * stride_n]) : 0.f);
         }
     }
 }
@@ -236,6 +243,16 @@ HANDCRAFT_DEVICE void prepare_steps(float* step, const float* delta_bias, bool s
         }
     }
     __syncwarp();
+}
+
+// Partial sums of dB or dC over the tile's channels: each warp leaves its own in shared memory.
+//     rows (segment, mixing, padded) of one warp
+HANDCRAFT_DEVICE void leave_mixing(float* rows, int row, int which, float (&sums)[states], int first,
+                                   const Place& here) {
+    constexpr int channel_lanes = 32 / lanes, kept = states > channel_lanes ? states / channel_lanes : 1;
+    if ((here.lane & duplicate<16, lanes, states>) != 0) return;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) rows[(row * mixing + which) * padded + here.state + first + i] = sums[i];
 }
 
 }  // namespace handcraft::cuda

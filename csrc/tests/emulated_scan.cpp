@@ -33,7 +33,8 @@ EXPORT const char* handcraft_launch(const char* kernel, unsigned grid, unsigned 
 }
 
 // softplus, its slope from its value, sigmoid and exp of device.h, one number at a time.
-EXPORT void handcraft_functions(const float* x, float* softplus, float* slope, float* sigmoid, float* exp, size_t count) {
+EXPORT void handcraft_functions(const float* x, float* softplus, float* slope, float* sigmoid, float* exp,
+                                size_t count) {
     for (size_t i = 0; i < count; ++i) {
         softplus[i] = cuda::Math::softplus(x[i]), slope[i] = cuda::Math::softplus_slope(softplus[i]);
         sigmoid[i] = cuda::Math::sigmoid(x[i]), exp[i] = cuda::Math::exp(x[i]);
