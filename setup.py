@@ -18,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "handcraft" / "__init__.py").read_text()).group(1)
 CPU = Path("csrc", "cpu")
+CUDA_SOURCES = "handcraft.csrc.selective_scan"  # read by the compiler at run time, never imported
 ISAS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -37,7 +38,7 @@ FLAGS = [
 
 def packages() -> list[str]:
     kernels = ["handcraft.kernels", *(f"handcraft.kernels.{name}" for name in find_packages("kernels"))]
-    return [*find_packages(include=["handcraft", "handcraft.*"]), *kernels, "handcraft.recipes"]
+    return [*find_packages(include=["handcraft", "handcraft.*"]), *kernels, "handcraft.recipes", CUDA_SOURCES]
 
 
 class BuildCPU(build_ext):
@@ -98,8 +99,13 @@ setup(
     ext_modules=[Extension("handcraft.kernels._cpu", sorted(map(str, CPU.glob("*.cpp"))), optional=True)],
     cmdclass={"build_ext": BuildCPU},
     packages=packages(),
-    package_dir={"handcraft": "handcraft", "handcraft.kernels": "kernels", "handcraft.recipes": "recipes"},
-    package_data={"handcraft.recipes": ["*.yaml"], "handcraft.render": ["assets/*"]},
+    package_dir={
+        "handcraft": "handcraft",
+        "handcraft.kernels": "kernels",
+        "handcraft.recipes": "recipes",
+        CUDA_SOURCES: "csrc/selective_scan",
+    },
+    package_data={"handcraft.recipes": ["*.yaml"], "handcraft.render": ["assets/*"], CUDA_SOURCES: ["*.cu", "*.h"]},
     install_requires=[
         "torch>=2.11",
         "numpy>=1.26",
@@ -117,7 +123,11 @@ setup(
     ],
     extras_require={
         "gpu": ['triton>=3.6,<3.10; sys_platform == "linux"'],
-        "cuda": ['cuda-core>=0.3; sys_platform != "darwin"', 'nvidia-cuda-nvrtc>=13; sys_platform != "darwin"'],
+        "cuda": [
+            'cuda-core>=0.3; sys_platform != "darwin"',
+            'cuda-bindings>=13; sys_platform != "darwin"',
+            'nvidia-cuda-nvrtc>=13; sys_platform != "darwin"',
+        ],
         "mamba": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "extract": ["mediapipe>=0.10.14,<0.10.30", "av>=12"],
         "pose": ["pose-format>=0.10.5"],
