@@ -124,8 +124,8 @@ setup(
     extras_require={
         "gpu": ['triton>=3.6,<3.10; sys_platform == "linux"'],
         "cuda": [
-            'cuda-core>=0.3; sys_platform != "darwin"',
-            'cuda-bindings>=13; sys_platform != "darwin"',
+            'cuda-core>=1.0; sys_platform != "darwin"',
+            'cuda-bindings>=12.8; sys_platform != "darwin"',
             'nvidia-cuda-nvrtc>=13; sys_platform != "darwin"',
         ],
         "mamba": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
