@@ -93,7 +93,7 @@ RULES: tuple[Rule, ...] = (
     Rule("dct_linear", "cpu", _CPU, condition=_embeds, wanted=_EMBEDS, evidence=_CPU_EVIDENCE),
     *(
         Rule(op, "triton", _TRITON, _NARROW, _generates, _GENERATES)
-        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe_generate")
+        for op in ("adaln_mlp", "adaln_mlp_stack", "cmlpe", "cmlpe_generate")
     ),
     *(
         Rule(

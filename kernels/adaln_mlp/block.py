@@ -81,6 +81,11 @@ def first_channel(tiles, i):
     return sum(tiles[:i])
 
 
+@triton.constexpr_function
+def all_channels(tiles):
+    return sum(tiles)
+
+
 @triton.jit
 def channels(TILES: tl.constexpr, i: tl.constexpr):
     """Numbers of the channels of tile i: (TILES[i],)."""
@@ -140,6 +145,20 @@ def sum_channels(tiles, TILES: tl.constexpr):
     for i in tl.static_range(1, len(TILES)):
         if TILES[i] != TILES[0]:
             total += tl.sum(tiles[i], 1)
+    return total
+
+
+@triton.jit
+def sum_weighted_channels(tiles, weight_ptr, D: tl.constexpr, TILES: tl.constexpr):
+    """Sum over D of each channel times its weight (D,): (CLIPS,WIDTH). As `sum_channels`, a tile at a time."""
+    alike = tiles[0] * load_channels(weight_ptr, D, TILES, 0)[None, :, None]
+    for i in tl.static_range(1, len(TILES)):
+        if TILES[i] == TILES[0]:
+            alike += tiles[i] * load_channels(weight_ptr, D, TILES, i)[None, :, None]
+    total = tl.sum(alike, 1)
+    for i in tl.static_range(1, len(TILES)):
+        if TILES[i] != TILES[0]:
+            total += tl.sum(tiles[i] * load_channels(weight_ptr, D, TILES, i)[None, :, None], 1)
     return total
 
 

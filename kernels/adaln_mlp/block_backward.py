@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from handcraft.kernels.adaln_mlp.block import (
+    all_channels,
     block_forward,
     block_modulation,
     channels,
@@ -29,6 +30,7 @@ from handcraft.kernels.adaln_mlp.block import (
     only_channels,
     store_modulation,
     sum_channels,
+    sum_weighted_channels,
 )
 
 
@@ -45,11 +47,6 @@ def own_tile(ptr, TILES: tl.constexpr, i: tl.constexpr, WIDTH: tl.constexpr, CLI
 def own_row(ptr, WIDTH: tl.constexpr, CLIPS: tl.constexpr):
     """Where the program keeps a number for each coefficient of its clips: pointers (CLIPS,WIDTH)."""
     return ptr + tl.arange(0, CLIPS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-
-
-@triton.constexpr_function
-def all_channels(tiles):
-    return sum(tiles)
 
 
 @triton.jit
@@ -103,18 +100,16 @@ def block_backward(
     TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient tiles of h before a block, and those of shift, scale and gate; adds to those of the parameters."""
+    total = sum_channels(dh, TILES)  # T: (CLIPS,WIDTH)
+    by_alpha = sum_weighted_channels(dh, norm_weight_ptr, D, TILES)
+    by_beta = sum_weighted_channels(dh, norm_bias_ptr, D, TILES)  # S
     centre = mean * deviation
     q = tl.zeros((CLIPS, WIDTH, WIDTH), tl.float32)  # Q: (clip,n,m)
-    weighted, shifted = (), ()
     for i in tl.static_range(len(TILES)):
         alpha = load_channels(norm_weight_ptr, D, TILES, i)[None, :, None]
         normal = tl.load(own_tile(kept_ptr, TILES, i, WIDTH, CLIPS)) * deviation[:, None, :] - centre[:, None, :]
         q = mix(tl.permute(dh[i], (0, 2, 1)), alpha * normal, q, OPERAND, PRECISION)
-        weighted += (alpha * dh[i],)
-        shifted += (load_channels(norm_bias_ptr, D, TILES, i)[None, :, None] * dh[i],)
-    total = sum_channels(dh, TILES)  # T: (CLIPS,WIDTH)
-    by_alpha = sum_channels(weighted, TILES)
-    full = q + sum_channels(shifted, TILES)[:, :, None]  # Q + S
+    full = q + by_beta[:, :, None]
 
     matrix = load_matrix(fc_weight_ptr, M, WIDTH)  # F: (1,n,m)
     gated = matrix * gate[:, :, None]

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from handcraft.kernels.adaln_mlp.block import (
     Tiling,
+    all_channels,
     block_forward,
     block_modulation,
     load_tiles,
     store_tiles,
     tiling,
 )
-from handcraft.kernels.adaln_mlp.block_backward import all_channels, recompute, stack_backward
+from handcraft.kernels.adaln_mlp.block_backward import recompute, stack_backward
 from handcraft.kernels.triton_support import launch, operand_dtype, product_precision
 
 PARTS = 256

@@ -14,7 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from handcraft.kernels.adaln_mlp.block import Tiling, channels, load_channels, load_matrix, load_turned, mix, rounded
+from handcraft.kernels.adaln_mlp.block import (
+    Tiling,
+    all_channels,
+    channels,
+    load_channels,
+    load_matrix,
+    load_turned,
+    mix,
+    rounded,
+)
 from handcraft.kernels.triton_support import dot
 
 
@@ -27,7 +36,7 @@ def padded_weight(weight: Tensor, cut: Tiling, dtype: torch.dtype) -> Tensor:
 @triton.jit
 def map_channels(weight_ptr, x, COLUMNS: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
     """weight x in fp32 as tiles (TILES[i],COLUMNS); x as such tiles of operands, weight from `padded_weight`."""
-    total: tl.constexpr = sum_of(TILES)
+    total: tl.constexpr = all_channels(TILES)
     result = ()
     for i in tl.static_range(len(TILES)):
         row = weight_ptr + channels(TILES, i)[:, None] * total
@@ -36,11 +45,6 @@ def map_channels(weight_ptr, x, COLUMNS: tl.constexpr, TILES: tl.constexpr, PREC
             acc = dot(tl.load(row + channels(TILES, j)[None, :]), x[j], acc, PRECISION)
         result += (acc,)
     return result
-
-
-@triton.constexpr_function
-def sum_of(tiles):
-    return sum(tiles)
 
 
 @triton.jit
@@ -53,6 +57,42 @@ def by_clip(columns, CLIPS: tl.constexpr, WIDTH: tl.constexpr):
 def as_columns(tile):
     """(CLIPS,R,WIDTH) -> (R, CLIPS WIDTH)."""
     return tl.reshape(tl.permute(tile, (1, 0, 2)), (tile.shape[1], tile.shape[0] * tile.shape[2]))
+
+
+@triton.jit
+def load_frames(
+    ptr, stride_b, stride_t, stride_d, offs_b, mask_b, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr,
+    i: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Tile i of (B,M,D) numbers as they are: (R,CLIPS,WIDTH)."""
+    offs_d, offs_t = channels(TILES, i)[:, None, None], tl.arange(0, WIDTH)[None, None, :]
+    at = ptr + offs_b[None, :, None] * stride_b + offs_t * stride_t + offs_d * stride_d
+    return tl.load(at, mask=mask_b[None, :, None] & (offs_d < D) & (offs_t < M), other=0.0)
+
+
+@triton.jit
+def store_frames(
+    ptr, value, offs_b, mask_b, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr, i: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Store tile i (R,CLIPS,WIDTH) of contiguous (B,M,D) numbers in the dtype of ptr."""
+    offs_d, offs_t = channels(TILES, i)[:, None, None], tl.arange(0, WIDTH)[None, None, :]
+    at = ptr + offs_b[None, :, None] * (M * D) + offs_t * D + offs_d
+    mask = mask_b[None, :, None] & (offs_d < D) & (offs_t < M)
+    tl.store(at, rounded(value, ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def operand_columns(
+    ptr, stride_b, stride_t, stride_d, offs_b, mask_b, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr,
+    WIDTH: tl.constexpr, CLIPS: tl.constexpr, OPERAND: tl.constexpr,
+):  # fmt: skip
+    """All tiles of (B,M,D) numbers as operands of a map: (R, CLIPS WIDTH)."""
+    tiles = ()
+    for i in tl.static_range(len(TILES)):
+        value = load_frames(ptr, stride_b, stride_t, stride_d, offs_b, mask_b, D, M, TILES, i, WIDTH)
+        tiles += (rounded(tl.reshape(value, (TILES[i], CLIPS * WIDTH)).to(tl.float32), OPERAND),)
+    return tiles
 
 
 @triton.jit

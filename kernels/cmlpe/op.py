@@ -7,10 +7,15 @@ from handcraft.kernels.adaln_mlp.op import check_params
 from handcraft.kernels.cmlpe import cpu, reference
 from handcraft.kernels.params import CMLPeParams
 from handcraft.kernels.precision import autocast_first, outside_autocast
-from handcraft.kernels.registration import FusedOp
+from handcraft.kernels.registration import FusedOp, Lazy
 
 OP = "cmlpe"
-FUSED = FusedOp(OP, ("x", "e", *cpu.PARAMETERS), {"cpu": cpu}, fake=lambda x, *others: (x.new_empty(x.shape),))
+FUSED = FusedOp(
+    OP,
+    ("x", "e", *cpu.PARAMETERS),
+    {"cpu": cpu, "triton": Lazy("handcraft.kernels.cmlpe.kernel")},
+    fake=lambda x, *others: (x.new_empty(x.shape),),
+)
 
 
 def cmlpe(x: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -> Tensor:
