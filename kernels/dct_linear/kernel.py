@@ -59,7 +59,7 @@ def config(frames: int, dim: int, width: int, dtype: torch.dtype) -> Config:
         block_h = min(block_h, 64)
     # Three TF32 products take each operand twice, in registers and in shared memory: smaller tiles, never resident.
     if dtype == torch.float32:
-        return Config(32, min(block_h, 64 if frames <= ROWS else 32), programs=0)
+        return Config(32, min(block_h, 32), programs=0)
     # The longest steps along D that pad at most an eighth of the work: 64 for D = 180, 32 for D = 144.
     fitting = (step for step in (64, 32, 16) if 8 * (triton.cdiv(dim, step) * step - dim) <= dim)
     block_d = next(fitting, 16)
@@ -127,6 +127,7 @@ def _embed_kernel(
     BLOCK_H: tl.constexpr,
     RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
+    MIX_PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     TILES: tl.constexpr = tl.cdiv(H, BLOCK_H)
@@ -147,7 +148,7 @@ def _embed_kernel(
     if RESIDENT:
         addend = _addend(bias_ptr, position_ptr, t_out, offs_h, frames, OUT_SHIFT, H)
         if basis_ptr is not None:
-            basis = block_diagonal(basis_ptr, clip_out, t_out, clip_out, t_out, frames, TURNED).to(operand)
+            basis = block_diagonal(basis_ptr, clip_out, t_out, clip_out, t_out, frames, TURNED)
         weights = ()
         for i in tl.static_range(CHUNKS):
             chunk = _weight_tile(weight_ptr, i * BLOCK_D + offs_d, offs_h, stride_wd, stride_wh, D, H)
@@ -180,11 +181,11 @@ def _embed_kernel(
                     product = dot(x, chunk.to(operand), product, PRECISION)
                 if basis_ptr is not None:
                     in_clip = offs_row // BLOCK_T
-                    basis = block_diagonal(basis_ptr, clip_out, t_out, in_clip, t, frames, TURNED).to(operand)
+                    basis = block_diagonal(basis_ptr, clip_out, t_out, in_clip, t, frames, TURNED)
             if basis_ptr is None:
                 token += product
             else:
-                token = dot(basis, product.to(operand), token, PRECISION)
+                token = dot(basis, product, token, MIX_PRECISION)
 
         clip = group * CLIPS + clip_out
         row = t_out + OUT_SHIFT
@@ -284,6 +285,7 @@ def _embed(
     programs = groups
     if chosen.programs:
         programs = min(groups, max(1, chosen.programs * triton_support.multiprocessors(x.device) // tiles))
+    precision = triton_support.product_precision(x.dtype)
     arguments = {
         "x_ptr": x,
         "weight_ptr": weight,
@@ -312,7 +314,9 @@ def _embed(
         "BLOCK_D": chosen.block_d,
         "BLOCK_H": chosen.block_h,
         "RESIDENT": chosen.programs > 0,
-        "PRECISION": triton_support.product_precision(x.dtype),
+        "PRECISION": precision,
+        # of C_T and of what it mixes; as bf16 they would cost as much precision as the weight's rounding does
+        "MIX_PRECISION": precision if x.dtype == torch.float32 else "tf32",
         "STAGES": STAGES,
     }
     triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, num_warps=WARPS, num_stages=STAGES)

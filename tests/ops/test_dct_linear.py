@@ -165,6 +165,8 @@ SIZES = [(3, 1, 1, 1), (2, 5, 17, 16), (37, 33, 15, 31), (5, 128, 180, 80), (4, 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_sizes_on_every_backend(dct_linear, size, dtype):
+    if dtype == torch.float64 and dct_linear.dtype != dtype:
+        pytest.skip("the backend does not compute in fp64")
     given = tensors(*size, dtype)
     exact = [value.detach().double().requires_grad_() for value in given]
     truth = everything(functools.partial(kernels.dct_linear, backend="reference"), exact)
