@@ -4,6 +4,7 @@ What can be made from the package is made from it while building, into `_generat
 from the command line's own help, that of the functions from their docstrings, the pictures by the package itself.
 """
 
+import dataclasses
 import inspect
 import sys
 from pathlib import Path
@@ -57,6 +58,11 @@ def _docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = docstrings.as_rst("\n".join(lines), names).split("\n")
 
 
+def _signature(app, what, name, obj, options, signature, returned):
+    """A dataclass is described by its fields, which follow one by one."""
+    return ("", None) if dataclasses.is_dataclass(obj) else (signature, returned)
+
+
 def _generate(app, config) -> None:
     help_pages.write(HERE / "_generated")
     pictures.write(HERE / "_generated")
@@ -65,3 +71,4 @@ def _generate(app, config) -> None:
 def setup(app) -> None:
     app.connect("config-inited", _generate)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("autodoc-process-signature", _signature)

@@ -101,7 +101,7 @@ def test_every_command_option_and_recipe_is_on_its_page(capsys, monkeypatch):
     for words, (_, _, recipe) in cli.COMMANDS.items():
         with pytest.raises(SystemExit):
             cli.main([*words, *(["demo"] if recipe else []), "--help"])
-        shown = set(re.findall(r"^[ │]{1,3}(--(?!recipe)[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+        shown = set(re.findall(r"^[ │]{1,3}(--(?!recipe)[a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
         section = commands.split(f"\n## handcraft {' '.join(words)}\n")[1].split("\n## ")[0]
         assert shown == set(re.findall(r"`(--(?!recipe|no-)[a-z-]+)`", section)), words
     for name in recipe_names():
