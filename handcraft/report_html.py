@@ -5,6 +5,7 @@ The markup is `render/assets/report.html`, the style `render/assets/report.css`.
 
 import functools
 import itertools
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,8 +110,7 @@ def _template() -> jinja2.Template:
 
 def _minus(text: str) -> str:
     """A figure or note with the signs that a page has and plain text has not."""
-    sign = "\N{MINUS SIGN}" if text[:1] == "-" else text[:1]
-    return (sign + text[1:]).replace("+-", "±")
+    return re.sub(r"(?<!\S)-(?=\d)", "\N{MINUS SIGN}", text).replace("+-", "±")
 
 
 def _results(metrics: dict[str, Any]) -> Iterator[dict[str, Any]]:

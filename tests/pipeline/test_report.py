@@ -13,6 +13,7 @@ from handcraft.report import (
     changes,
     effect_rows,
     generator_rows,
+    interval,
     markdown,
     result_rows,
     spread,
@@ -49,35 +50,36 @@ def test_a_row_for_each_arm_over_its_seeds():
 
 def test_effects_are_changes_of_the_same_seed():
     without, synthetic = "real", "real + augmentation"
-    assert effect_rows(figures()) == [
-        # 0.5 and 0.7 without, 0.6 with: changes +0.1 and -0.1
-        (
-            "Mamba-SL",
-            without,
-            "0.600 +- 0.141",
-            "0.600 +- 0.000",
-            "+0.000 +- 0.141",
-            "1 of 2 seeds",
-            "within the spread",
-        ),
-        ("Mamba-SL", synthetic, "0.700 +- 0.000", "0.800 +- 0.000", "+0.100 +- 0.000", "2 of 2 seeds", "gain"),
-    ]
-    assert effect_rows(figures(seeds=1))[0][4:] == ("+0.100", "1 of 1 seed", "one seed, no spread")
+    found = effect_rows(figures(seeds=3))
+    # 0.5, 0.7 and 0.9 without, 0.6 with: changes +0.1, -0.1 and -0.3; t(0.975, 2) * 0.2 / sqrt(3) = 0.497
+    assert found[0][:5] == ("Mamba-SL", without, "0.700 +- 0.200", "0.600 +- 0.000", "-0.100 +- 0.200")
+    assert found[0][5:] == ("-0.597 to +0.397", "1 of 3 seeds", "within the spread")
+    assert found[1][:5] == ("Mamba-SL", synthetic, "0.700 +- 0.000", "0.800 +- 0.000", "+0.100 +- 0.000")
+    assert found[1][5:] == ("+0.100 to +0.100", "3 of 3 seeds", "gain")
+    assert effect_rows(figures(seeds=1))[0][4:] == ("+0.100", "-", "1 of 1 seed", "too few seeds to tell")
     assert effect_rows(figures(pretraining=False)) == []
 
 
 @pytest.mark.parametrize(
     ("found", "word"),
     [
-        ([0.1, 0.2, 0.1], "gain"),
-        ([-0.1, -0.2, -0.1], "loss"),
-        ([0.1, -0.1, 0.1], "within the spread"),
-        ([0.0, 0.0], "within the spread"),
-        ([0.3], "one seed, no spread"),
+        ([0.1, 0.11, 0.1], "gain"),
+        ([-0.1, -0.11, -0.1], "loss"),
+        ([0.1, 0.2, 0.1], "within the spread"),  # 2.3 standard deviations: three seeds ask for 2.5
+        ([0.1, 0.2, 0.1, 0.2, 0.1], "gain"),
+        ([0.0, 0.0, 0.0], "within the spread"),
+        ([0.3, 0.3], "too few seeds to tell"),
+        ([0.3], "too few seeds to tell"),
     ],
 )
 def test_verdict(found, word):
     assert verdict(found) == word
+
+
+def test_interval_is_students():
+    low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])  # t(0.975, 4) = 2.776, standard error sqrt(2.5 / 5)
+    assert (low, high) == pytest.approx((3 - 2.7764 * 0.5**0.5, 3 + 2.7764 * 0.5**0.5), abs=1e-4)
+    assert interval([0.1, 0.2]) is None
 
 
 def test_changes_pair_the_values_in_order():

@@ -133,10 +133,15 @@ def test_without_pretraining_nothing_is_said_of_it(tmp_path):
 def test_one_seed_claims_no_spread(tmp_path):
     page = Page(make(tmp_path, seeds=1))
     assert "One seed, so there is no spread." in page.text
-    assert "one seed, no spread; better with 1 of 1 seed" in page.text
+    assert "too few seeds to tell; better with 1 of 1 seed" in page.text
+    assert "95 %:" not in page.text
     results = page.text[page.text.index("Recognition on") : page.text.index("Real beside synthetic")]
     assert "±" not in results
     assert page.count("polyline", **{"class": "real seed"}) == 0
+
+
+def test_an_interval_has_its_signs(tmp_path):
+    assert "95 %: \N{MINUS SIGN}0.597 to +0.397" in Page(make(tmp_path, seeds=3)).text
 
 
 def test_a_run_without_validation_has_no_validation_curves(tmp_path):
