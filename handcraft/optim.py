@@ -46,7 +46,7 @@ class Lookahead:
             torch._foreach_copy_(fast, self.slow)
 
     def state_dict(self) -> dict:
-        """Plain containers and tensors only: loads with `weights_only=True`. The tensors are not copied."""
+        """Plain containers and tensors only, as `state_file.save_state` takes them. The tensors are not copied."""
         return {"optimizer": self.optimizer.state_dict(), "slow": self.slow, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:

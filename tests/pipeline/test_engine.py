@@ -16,7 +16,9 @@ from small_clips import RECIPES, small_clips, small_recipe, small_task
 
 from handcraft import checkpoint as checkpoints
 from handcraft.engine import LOG, train
-from handcraft.errors import TrainingError
+from handcraft.errors import CheckpointError, TrainingError
+from handcraft.files import read_json, sha256_file, verified, with_checksum, write_json
+from handcraft.state_file import save_state
 
 TESTS = Path(__file__).parents[1]
 
@@ -27,7 +29,6 @@ def contents(out: Path) -> dict:
     for step in checkpoints.list_steps(out):
         folder = checkpoints.step_folder(out, step)
         found[f"{step} config"] = json.loads((folder / "config.json").read_text())
-        found[f"{step} config"].pop("sha256")  # zip archives of equal tensors may differ in their bytes
         found |= {f"{step} {k}": v for k, v in safetensors.torch.load_file(folder / "model.safetensors").items()}
         found |= flatten(checkpoints.load_resume(folder), f"{step} resume")
     return found
@@ -147,6 +148,60 @@ def test_resuming_without_a_checkpoint_starts(tmp_path):
         train(stop_at(small_task("cmlpe"), 2), tmp_path / "run")
     assert train(small_task("cmlpe"), tmp_path / "run", resume=True).steps == 24
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / LOG).open()] == list(range(1, 25))
+
+
+def half_trained(tmp_path) -> Path:
+    """A run that was stopped at step 12; the folder of its last checkpoint."""
+    with pytest.raises(Stopped):
+        train(stop_at(small_task("transformer_sl"), 12), tmp_path / "run")
+    return checkpoints.step_folder(tmp_path / "run", checkpoints.list_steps(tmp_path / "run")[-1])
+
+
+@pytest.mark.parametrize("damage", [b"\xff\n", b"{}\n", b"[]\n", b'{"step": 7}\n', b"[" * 9999 + b"\n", b""])
+def test_a_damaged_log_is_named(tmp_path, damage):
+    half_trained(tmp_path)
+    log = tmp_path / "run" / LOG
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+    with pytest.raises(TrainingError, match=r"log\.jsonl: line 4 is not the record of step 4"):
+        train(small_task("transformer_sl"), tmp_path / "run", resume=True)
+
+
+def test_a_log_that_is_gone_is_named(tmp_path):
+    half_trained(tmp_path)
+    (tmp_path / "run" / LOG).unlink()
+    with pytest.raises(TrainingError, match=r"log\.jsonl: line 1 "):
+        train(small_task("transformer_sl"), tmp_path / "run", resume=True)
+
+
+def rewrite_state(folder: Path, change) -> None:
+    """Change a checkpoint's resume state, and the checksums that would notice."""
+    state = checkpoints.load_resume(folder)
+    change(state)
+    save_state(folder / "resume.safetensors", state)
+    config = verified(read_json(folder / "config.json"), folder)
+    config["sha256"]["resume.safetensors"] = sha256_file(folder / "resume.safetensors")
+    write_json(folder / "config.json", with_checksum(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (lambda state, name=name: state.pop(name), f"no usable '{name}'")
+            for name in ("fingerprint", "optimizer", "random", "best_step")
+        ),
+        (lambda state: state.update(metrics=3), "no usable 'metrics'"),
+        (lambda state: state.update(best_step=5), "step 5, is not there"),
+        (lambda state: state["optimizer"].clear(), "does not fit the training"),
+        (lambda state: state.update(random=torch.zeros(3)), "does not fit the training"),
+    ],
+)
+def test_a_state_that_cannot_be_resumed_from_is_named(tmp_path, change, message):
+    folder = half_trained(tmp_path)
+    rewrite_state(folder, change)
+    with pytest.raises(CheckpointError, match=message):
+        train(small_task("transformer_sl"), tmp_path / "run", resume=True)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):

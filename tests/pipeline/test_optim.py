@@ -1,6 +1,5 @@
 """Lookahead against its algorithm written out, state that survives a save, and the schedules' shapes."""
 
-import io
 from itertools import pairwise
 
 import pytest
@@ -10,6 +9,7 @@ from torch import nn
 from handcraft.config import TrainConfig
 from handcraft.errors import ConfigError
 from handcraft.optim import Lookahead, build_optimizer, build_schedule
+from handcraft.state_file import load_state, save_state
 
 
 def model(seed=0):
@@ -56,7 +56,7 @@ def test_lookahead_differs_from_the_inner_optimizer():
 @pytest.mark.parametrize("optimizer", ["adam", "radam"])
 @pytest.mark.parametrize("schedule", ["onecycle", "constant"])
 @pytest.mark.parametrize("lookahead", [True, False])
-def test_state_continues_bit_for_bit(optimizer, schedule, lookahead):
+def test_state_continues_bit_for_bit(tmp_path, optimizer, schedule, lookahead):
     config = TrainConfig(steps=20, optimizer=optimizer, schedule=schedule, lookahead=lookahead, lr=0.01)
 
     def fresh():
@@ -68,12 +68,10 @@ def test_state_continues_bit_for_bit(optimizer, schedule, lookahead):
     advance(whole, optimizer_whole, 20, schedule=schedule_whole)
     first, optimizer_first, schedule_first = fresh()
     advance(first, optimizer_first, 7, schedule=schedule_first)
-    file = io.BytesIO()
-    torch.save((first.state_dict(), optimizer_first.state_dict(), schedule_first.state_dict()), file)
-    file.seek(0)
+    file = tmp_path / "state.safetensors"
+    save_state(file, (first.state_dict(), optimizer_first.state_dict(), schedule_first.state_dict()))
     second, optimizer_second, schedule_second = fresh()
-    saved = torch.load(file, weights_only=True)
-    for target, state in zip((second, optimizer_second, schedule_second), saved, strict=True):
+    for target, state in zip((second, optimizer_second, schedule_second), load_state(file), strict=True):
         target.load_state_dict(state)
     advance(second, optimizer_second, 13, 7, schedule=schedule_second)
     assert torch.equal(weights(whole), weights(second))
