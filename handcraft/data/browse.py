@@ -16,6 +16,7 @@ from handcraft.files import write_text
 from handcraft.layouts import layout
 from handcraft.render.choose import from_store
 from handcraft.render.page import LEGEND, page
+from handcraft.words import counted
 
 MOST_FRAMES = 20_000  # of all clips in a page together: some ten megabytes
 CHUNK = 1 << 15  # frames looked at together
@@ -98,7 +99,7 @@ def _payloads(store: Store, rates: np.ndarray, chosen: np.ndarray) -> tuple[list
 
 def _held(store: Store, drawn: int, chosen: int, seed: int) -> str:
     if chosen == len(store):
-        return f"all {drawn:,} clips" if drawn == chosen else f"{drawn:,} of {chosen:,} clips"
+        return f"all {counted(drawn, 'clip')}" if drawn == chosen else f"{drawn:,} of {chosen:,} clips"
     classes = len(np.unique(store.labels))
     even = "a sample even over" if chosen >= classes else f"one of each of {chosen:,} of"
     return f"{drawn:,} of {len(store):,} clips, {even} the {classes:,} classes (seed {seed})"
@@ -109,17 +110,17 @@ def _summary(store: Store, held: str, undrawn: list[str]) -> str:
     groups = np.unique(store.groups[store.groups != ""])
     low, high = int(store.frames.min()), int(store.frames.max())
     facts = [
-        f"{len(store):,} clips",
-        f"{len(store.classes):,} classes",
-        *([f"{len(groups):,} groups"] if len(groups) else []),
-        f"{low} frames each" if low == high else f"{low} to {high} frames each",
+        counted(len(store), "clip"),
+        counted(len(store.classes), "class", "classes"),
+        *([counted(len(groups), "group")] if len(groups) else []),
+        f"{counted(low, 'frame')} each" if low == high else f"{low} to {high} frames each",
         f"{manifest.fps:g} frames a second" if manifest.fps else "frame rate unknown, played at 25",
         f"layout {manifest.layout}",
         f"licence {escape(manifest.licence)}" if manifest.licence else "licence unknown",
     ]
     lines = [f"<p>{' · '.join(facts)}</p>", f"<p>This page holds {held}; its counts and rates are of all clips.</p>"]
     if undrawn:
-        lines.append(f"<p>{len(undrawn)} clips cannot be drawn. The first: {escape(undrawn[0])}</p>")
+        lines.append(f"<p>{counted(len(undrawn), 'clip')} cannot be drawn. The first: {escape(undrawn[0])}</p>")
     return "\n".join([*lines, LEGEND])
 
 
@@ -141,7 +142,7 @@ def _filters(store: Store) -> str:
             "</form>",
             '<section><div class="pager"><output id="count"></output><button type="button" id="play">Play all</button>'
             '<button type="button" id="previous">Previous</button><button type="button" id="next">Next</button></div>',
-            '<div class="grid" id="clips-grid"></div></section>',
+            '<div class="grid" id="clips"></div></section>',
         ]
     )
 

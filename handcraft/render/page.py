@@ -72,7 +72,7 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
     Figures with the same `data-sync` share a clock (clips of different length are stretched to one) and are drawn at
     one scale; side by side in a `<div class="players">` they also share the controls.
     assets: names of further files of `handcraft/render/assets`, `.css` or `.js`, to be inlined; a script runs after
-    the player's and finds it as `handcraft.mount(figure)`.
+    the player's and finds it as `handcraft.mount(figure)`. The page itself uses one id, `handcraft-clips`.
     """
     styles = [css_variables(), *(_asset(name) for name in ("page.css", "player.css", *assets) if name.endswith(".css"))]
     scripts = [_asset(name) for name in ("player.js", *assets) if name.endswith(".js")] if clips or assets else []
@@ -103,7 +103,7 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
             *(["<noscript><p>The clips on this page need JavaScript to be drawn.</p></noscript>"] if clips else []),
             body,
             "</main>",
-            f'<script type="application/json" id="clips">{script_json(data)}</script>',
+            f'<script type="application/json" id="handcraft-clips">{script_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body></html>",
             "",

@@ -24,7 +24,7 @@ def store(tmp_path_factory):
 
 
 def clips_of(path):
-    return json.loads(re.search(r'id="clips">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1))
+    return json.loads(re.search(r'id="handcraft-clips">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1))
 
 
 def rows_of(path):
@@ -107,7 +107,7 @@ def test_clips_that_cannot_be_drawn_are_counted_and_named(tmp_path):
         writer.add(person(4), id="good", label="a")
         writer.add(lost, id="lost", label="a")
     assert browse(tmp_path / "some", tmp_path / "a.html") == "1 of 2 clips"
-    assert "1 clips cannot be drawn. The first: clip a (lost)" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "1 clip cannot be drawn. The first: clip a (lost)" in (tmp_path / "a.html").read_text(encoding="utf-8")
     with StoreWriter(tmp_path / "none", layout="holistic75", stage="raw", classes=["a"]) as writer:
         writer.add(lost, id="lost", label="a")
     with pytest.raises(DataError, match="none of 1 clips can be drawn"):

@@ -211,7 +211,7 @@ CHOOSE = """
     const form = document.getElementById('filters');
     for (const [name, value] of Object.entries(arguments[0])) form.elements[name].value = value;
     form.dispatchEvent(new Event('input', {bubbles: true}));
-    return [...document.querySelectorAll('#clips-grid figure')].map((figure) => figure.innerText);"""
+    return [...document.querySelectorAll('#clips figure')].map((figure) => figure.innerText);"""
 ALL = {"title": "", "group": "", "split": "", "part": "", "side": "least", "share": "50"}
 
 
@@ -233,14 +233,14 @@ def test_browsing_filters_by_class_group_split_and_detection(browsing):
 
 def test_browsing_turns_pages_and_plays_all_of_one(browsing):
     browsing.run(CHOOSE, ALL)
-    first = browsing.run("return document.querySelector('#clips-grid figure').innerText")
+    first = browsing.run("return document.querySelector('#clips figure').innerText")
     browsing.run("document.getElementById('next').click()")
     assert browsing.run("return document.getElementById('count').value") == "25 to 30 of 30 clips"
     assert browsing.run("return document.getElementById('next').disabled")
-    assert browsing.run("return document.querySelector('#clips-grid figure').innerText") != first
+    assert browsing.run("return document.querySelector('#clips figure').innerText") != first
     before = browsing.run(FRAMES)
     browsing.run("document.getElementById('play').click()")
     browsing.wait(f"return ({FRAMES.removeprefix('return ')}).every((frame, at) => frame !== {before}[at])")
     browsing.run("document.getElementById('play').click()")
     browsing.run("document.getElementById('previous').click()")
-    assert browsing.run("return document.querySelector('#clips-grid figure').innerText") == first
+    assert browsing.run("return document.querySelector('#clips figure').innerText") == first

@@ -25,7 +25,7 @@ def stores(tmp_path_factory):
 
 def clips_of(path):
     text = path.read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="clips">(.*?)</script>', text, re.DOTALL).group(1))["clips"], text
+    return json.loads(re.search(r'id="handcraft-clips">(.*?)</script>', text, re.DOTALL).group(1))["clips"], text
 
 
 def test_a_page_has_each_clip_once_at_one_scale(stores, tmp_path):

@@ -4,7 +4,7 @@
 (() => {
   const PER_PAGE = 24;
   const form = document.getElementById("filters");
-  const grid = document.getElementById("clips-grid");
+  const grid = document.getElementById("clips");
   const [count, play, previous, next] = ["count", "play", "previous", "next"].map((id) => document.getElementById(id));
   let found = [];
   let page = 0;

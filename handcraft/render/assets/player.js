@@ -5,7 +5,7 @@
   const DEFAULT_FPS = 25;
   const SPEEDS = [[0.25, "¼×"], [0.5, "½×"], [1, "1×"], [2, "2×"]];
   const ICONS = { play: "M4 2.5v11l9.5-5.5z", pause: "M3.5 2.5h3v11h-3zm6 0h3v11h-3z" };
-  const data = JSON.parse(document.getElementById("clips").textContent);
+  const data = JSON.parse(document.getElementById("handcraft-clips").textContent);
   const clocks = new WeakMap(); // figure or controls -> their clock
   const players = new WeakMap(); // canvas -> its player
   const playing = new Set();
