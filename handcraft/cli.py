@@ -128,14 +128,11 @@ def generate(
     """
     from handcraft.checkpoint import load
     from handcraft.commands import seen_by
-    from handcraft.data.store import Store as Opened
     from handcraft.generate import generate as make
     from handcraft.predict import load_for
 
     forward, reverse = load(generator / "forward"), load(generator / "reversed")
-    store = Opened(data)
-    store.verify()
-    sources = seen_by(forward, load_for(forward, store))
+    sources = seen_by(forward, load_for(forward, data))
     wanted = {"per_class": per_class, "total": total, "seed": seed, "batch": batch, "missing": missing, "vary": vary}
     made = make(forward, reverse, sources, out, **wanted)
     print(f"{out}: {len(made)} synthetic clips of {len(made.classes)} classes from {len(sources)} real ones")

@@ -36,13 +36,14 @@ def render(
     """
     from handcraft.render.choose import choose
     from handcraft.render.write import kind_of, write
+    from handcraft.words import counted
 
     kind = kind_of(to, out)
     cells = choose(source, ids, sheet=sheet, beside=beside, fps=fps, aspect=aspect)
     name = source.resolve().name if source.is_dir() else source.stem
     out = out or Path(f"{name}.{kind}")
     write(cells, out, kind, title=name, sheet=sheet, width=width, dark=dark)
-    print(f"{out}: {len(cells)} clip" + "s" * (len(cells) > 1))
+    print(f"{out}: {counted(len(cells), 'clip')}")
     if source.is_dir() and not ids and not sheet:
         print("the first clip of the store; choose others with --ids, or one of each class with --sheet")
     return 0

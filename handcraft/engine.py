@@ -26,12 +26,24 @@ from tqdm import tqdm
 from handcraft import checkpoint as checkpoints
 from handcraft.checkpoint import Checkpoint
 from handcraft.config import TrainConfig
-from handcraft.errors import TrainingError
+from handcraft.errors import CheckpointError, TrainingError
 from handcraft.files import TEMPORARY, atomic_path
 from handcraft.optim import build_optimizer, build_schedule
+from handcraft.words import some
 
 LOG = "log.jsonl"
 LOCK = ".lock"
+_REMEDY = "restore the folder of this training from a copy, or delete it to train anew"
+_STATE = {
+    "fingerprint": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "random": torch.Tensor,
+    "best_step": int,
+    "best_metrics": dict | None,
+    "metrics": dict | None,
+}
+"""What a checkpoint's resume state holds, see `_Run._save`."""
 
 
 class Task(Protocol):
@@ -83,7 +95,8 @@ def train(task: Task, out: Path | str, *, resume: bool = False, progress: bool |
     a terminal. Torch's global random state is the same before and after.
 
     `TrainingError`: the loss or a gradient is not finite (naming clips; earlier checkpoints stay), another process
-    trains in `out`, `out` holds a run, or the run to be resumed was started with other settings or data.
+    trains in `out`, `out` holds a run, or the run to be resumed was started with other settings or data or has lost
+    lines of its log. `CheckpointError`: the checkpoint to resume from is damaged.
     """
     out = Path(out)
     _check(task.config)
@@ -186,21 +199,28 @@ class _Run:
     def _restore(self, folder: Path) -> None:
         state = checkpoints.load_resume(folder)
         saved = checkpoints.load(folder)
+        for name, kinds in _STATE.items():
+            if not isinstance(state.get(name), kinds):
+                raise CheckpointError(f"{folder}: the state to resume from has no usable {name!r}; {_REMEDY}")
+        if state["best_step"] not in checkpoints.list_steps(self.out):
+            raise CheckpointError(f"{folder}: the best checkpoint, step {state['best_step']}, is not there; {_REMEDY}")
         _compare(self.out, state["fingerprint"], self.task.fingerprint())
-        self.task.model.load_state_dict(saved.model.state_dict())
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["random"])
+        try:
+            self.task.model.load_state_dict(saved.model.state_dict())
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            torch.set_rng_state(state["random"])
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: its state does not fit the training ({error!r}); {_REMEDY}") from None
         self.step, self.best_step = saved.step, state["best_step"]
         self.metrics, self.best_metrics = state["metrics"], state["best_metrics"]
         self._settle()
 
     def _not_finite(self, found: str, clips: list[str]) -> TrainingError:
-        names = ", ".join(clips[:8]) + (f" and {len(clips) - 8} more" if len(clips) > 8 else "")
         kept = checkpoints.list_steps(self.out)
         return TrainingError(
-            f"{self.task.name}, after {self.step} steps: {found}, expected finite values; clips concerned: {names}. "
-            "Look at these clips for extreme values, or lower the learning rate (lr, clip_norm). "
+            f"{self.task.name}, after {self.step} steps: {found}, expected finite values; clips concerned: "
+            f"{some(clips, 8)}. Look at these clips for extreme values, or lower the learning rate (lr, clip_norm). "
             + (f"Checkpoints of steps {kept} are kept in {self.out}" if kept else "No checkpoint was written yet")
         )
 
@@ -238,17 +258,23 @@ def _locked(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _open_log(path: Path, step: int) -> Iterator[Any]:
-    """The log, cut behind `step` (a killed run may have logged steps after its last checkpoint), for appending."""
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
-                    break
-            except (json.JSONDecodeError, KeyError, TypeError):
-                break
-            kept.append(line)
+    """The log, cut behind `step` (a killed run may have logged steps after its last checkpoint), for appending.
+
+    `TrainingError` if it lacks one of the steps up to there: each was on the disk before its checkpoint.
+    """
+    lines = path.read_bytes().splitlines(keepends=True)[:step] if path.exists() else []
+    for number in range(1, step + 1):
+        if number > len(lines) or _logged_step(lines[number - 1]) != number:
+            raise TrainingError(f"{path}: line {number} is not the record of step {number}; {_REMEDY}")
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_bytes(b"".join(lines))
     with open(path, "a", encoding="utf-8") as file:
         yield file
+
+
+def _logged_step(line: bytes) -> int | None:
+    """The step that a line of the log records; None for anything else."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None

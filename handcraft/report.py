@@ -2,6 +2,7 @@
 model and the generators beside them. `report.md`, `report.html` and the terminal show these same rows.
 """
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,16 +10,19 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from scipy.stats import t as student
 
 from handcraft.markdown import escape
 from handcraft.markdown import table as markdown_table
+from handcraft.words import counted
 
 MODELS = {"linear": "linear model", "transformer_sl": "Transformer-SL", "mamba_sl": "Mamba-SL"}
 """Name of a model in words, by its name in `metrics.json`."""
 HEAD = ("model", "trained on", "top-1", "top-5", "top-1 per class", "seeds")
 SCORES = ("top1", "top5", "top1_macro")
-EFFECT_HEAD = ("model", "fine-tuned on", "top-1 without", "top-1 with", "change", "better with", "")
+EFFECT_HEAD = ("model", "fine-tuned on", "top-1 without", "top-1 with", "change", "95 % interval", "better with", "")
 GENERATOR_HEAD = ("predictor", "MPJPE", "frame error", "CMLPe nearer", "error ratio")
+FEWEST_SEEDS = 3  # two say next to nothing about their spread
 PARTS = ("train", "valid", "test")
 Arm = tuple[str, str, bool]
 """A row's model, pretraining and augmentation."""
@@ -73,26 +77,40 @@ def effects(metrics: dict[str, Any]) -> Iterator[tuple[Arm, list[float], list[fl
 def effect_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     """What synthetic pretraining changed, a row for each model and way to fine-tune; the change is taken seed by seed,
     between two trainings on the same clips. Empty for a run without pretraining."""
-    return [
-        (
-            MODELS[model],
-            arm_name("none", augmentation),
-            spread(without),
-            spread(pretrained),
-            spread(changes(without, pretrained), sign="+"),
-            f"{sum(change > 0 for change in changes(without, pretrained))} of {counted(len(without), 'seed')}",
-            verdict(changes(without, pretrained)),
+    rows = []
+    for (model, _, augmentation), without, pretrained in effects(metrics):
+        found = changes(without, pretrained)
+        ends = interval(found)
+        rows.append(
+            (
+                MODELS[model],
+                arm_name("none", augmentation),
+                spread(without),
+                spread(pretrained),
+                spread(found, sign="+"),
+                f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "-",
+                f"{sum(change > 0 for change in found)} of {counted(len(found), 'seed')}",
+                verdict(found),
+            )
         )
-        for (model, _, augmentation), without, pretrained in effects(metrics)
-    ]
+    return rows
+
+
+def interval(found: Sequence[float]) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean of the values, by Student's t; None for fewer than `FEWEST_SEEDS`."""
+    if len(found) < FEWEST_SEEDS:
+        return None
+    mean, error = statistics.fmean(found), statistics.stdev(found) / math.sqrt(len(found))
+    half = float(student.ppf(0.975, len(found) - 1)) * error
+    return mean - half, mean + half
 
 
 def verdict(found: Sequence[float]) -> str:
-    """gain or loss where the mean of the changes is larger than their standard deviation; a single seed has none."""
-    if len(found) < 2:
-        return "one seed, no spread"
-    mean = statistics.fmean(found)
-    return ("gain" if mean > 0 else "loss") if abs(mean) > statistics.stdev(found) else "within the spread"
+    """What the changes of the seeds allow to say: gain or loss where their `interval` lies on one side of zero."""
+    ends = interval(found)
+    if ends is None:
+        return "too few seeds to tell"
+    return "gain" if ends[0] > 0 else "loss" if ends[1] < 0 else "within the spread"
 
 
 def changes(before: Sequence[float], after: Sequence[float]) -> list[float]:
@@ -131,21 +149,17 @@ def splice(metrics: dict[str, Any]) -> str:
     return f"Jump at the splice: {made} in generated clips, {real} in real ones at the same place."
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)
-
-
 def title(metrics: dict[str, Any]) -> str:
     return f"handcraft run: {metrics['recipe']['name']}"
 
 
 def summary(metrics: dict[str, Any]) -> str:
     """What ran on how much, in a sentence or two of plain text."""
-    description, drawn = metrics["recipe"]["description"], metrics["clips_per_class"]
+    description, data, drawn = metrics["recipe"]["description"], metrics["data"], metrics["clips_per_class"]
     threads = counted(metrics["machine"]["threads"], "thread")
     return (
         (f"{description}. " if description else "")
-        + f"{metrics['data']['clips']} clips of {len(metrics['data']['classes'])} classes"
+        + f"{counted(data['clips'], 'clip')} of {counted(len(data['classes']), 'class', 'classes')}"
         + (f", {drawn} training clips a class drawn by seed" if drawn else "")
         + f"; {counted(metrics['seeds'], 'seed')}; {metrics['seconds']:.0f} s on {threads}."
     )
@@ -157,8 +171,11 @@ def notes(metrics: dict[str, Any]) -> dict[str, str]:
     mean = "One seed, so there is no spread." if single else "Mean +- standard deviation over the seeds."
     return {
         "results": f"{mean} Checkpoints were chosen on validation clips, never on these.",
-        "effects": "The change is taken seed by seed, between two trainings on the same clips. It is called a gain or "
-        "a loss where its mean is larger than its standard deviation over the seeds.",
+        "effects": "The change is taken seed by seed, between two trainings on the same clips: mean +- standard "
+        "deviation, and the interval in which the mean of many seeds would lie with 95 % confidence (Student's t). It "
+        "is called a gain or a loss where that interval leaves out zero, within the spread where it does not; take a "
+        "verdict on fewer than five seeds as a hint. All seeds share these test clips, so the interval says nothing "
+        "about other signers.",
         "generators": "CMLPe nearer: share of the landmarks on which its error is the smaller one; error ratio: the "
         "median of its error over the other's. Errors over both twins, margins over each twin: mean +- standard "
         "deviation over seeds, and twins.",

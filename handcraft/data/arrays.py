@@ -22,6 +22,7 @@ from handcraft.data.untrusted import require_memory
 from handcraft.errors import DataError
 from handcraft.files import sha256_file
 from handcraft.layouts import FACE12
+from handcraft.words import counted, some
 
 PARTS = {"pose": 33, "left_hand": 21, "right_hand": 21}
 FACE_POINTS = len(FACE12)
@@ -51,16 +52,21 @@ class ImportSummary:
         """The summary as text, a fact a line."""
         splits = ", ".join(f"{count} {name}" for name, count in self.by_split.items() if name)
         found = [
-            f"{self.path}: {self.imported} clips of {len(self.classes)} classes, layout {self.layout}"
+            f"{self.path}: {counted(self.imported, 'clip')} of {counted(len(self.classes), 'class', 'classes')}, "
+            + f"layout {self.layout}"
             + (f" ({splits})" if splits else "")
         ]
         if self.unused:
-            found.append(f"left out: {self.unused} clips marked neither train nor test")
+            found.append(f"left out: {counted(self.unused, 'clip')} marked neither train nor test")
         if self.dropped_classes:
             names = ", ".join(self.dropped_classes)
-            found.append(f"left out: {len(self.dropped_classes)} classes that have no other clips: {names}")
+            found.append(
+                f"left out: {counted(len(self.dropped_classes), 'class', 'classes')} that have no other clips: {names}"
+            )
         if self.missing:
-            found.append(f"left out: {len(self.missing)} clips without a single landmark: {', '.join(self.missing)}")
+            found.append(
+                f"left out: {counted(len(self.missing), 'clip')} without a single landmark: {', '.join(self.missing)}"
+            )
         return found
 
 
@@ -104,13 +110,13 @@ def import_arrays(
     if not leave_out_missing and not seen[kept].all():
         lost = [ids[clip] for clip in np.flatnonzero(kept & ~seen)]
         raise DataError(
-            f"{npz}: {len(lost)} clips have no landmark in any frame: {_some(lost)}; take them out of the file, or ask "
+            f"{npz}: {len(lost)} clips have no landmark in any frame: {some(lost)}; take them out of the file, or ask "
             "to have them left out (leave_out_missing)"
         )
     chosen = np.flatnonzero(kept & seen)
     used, wanted = set(labels[chosen].tolist()), set(labels[kept].tolist())
     if wanted - used:
-        lost = _some([names[label] for label in sorted(wanted - used)])
+        lost = some([names[label] for label in sorted(wanted - used)])
         raise DataError(f"{npz}: no clip of class {lost} has a single landmark; take the class out of the file")
 
     with StoreWriter(
@@ -246,7 +252,7 @@ def _ids(path: Path, arrays: Mapping[str, np.ndarray], count: int) -> list[str]:
     ids = _texts(path, "clip_id", _column(path, arrays, "clip_id", count, "US"))
     twice = [id for id, uses in Counter(ids).items() if uses > 1]
     if twice:
-        raise DataError(f"{path}: array clip_id names {_some(twice)} more than once; ids must differ")
+        raise DataError(f"{path}: array clip_id names {some(twice)} more than once; ids must differ")
     return ids
 
 
@@ -268,11 +274,11 @@ def _check_rows(
         )
     twice = [name for name, uses in Counter(names).items() if uses > 1]
     if twice:
-        raise DataError(f"{path}: class_names gives {_some(twice)} more than once; each class needs one name")
+        raise DataError(f"{path}: class_names gives {some(twice)} more than once; each class needs one name")
     used = set(labels.tolist())
     empty = [name for label, name in enumerate(names) if label not in used]
     if empty:
-        raise DataError(f"{path}: no clip of class {_some(empty)}: take the name out of class_names (and renumber y)")
+        raise DataError(f"{path}: no clip of class {some(empty)}: take the name out of class_names (and renumber y)")
 
 
 def _seen(path: Path, arrays: list[np.ndarray], ids: list[str], lengths: np.ndarray) -> np.ndarray:
@@ -285,8 +291,3 @@ def _seen(path: Path, arrays: list[np.ndarray], ids: list[str], lengths: np.ndar
             raise DataError(f"{path}: clip {ids[int(infinite[0])]} has infinite coordinates; a missing landmark is NaN")
         seen |= ((~np.isnan(array).all(axis=(2, 3))) & valid).any(axis=1)
     return seen
-
-
-def _some(names: list[str]) -> str:
-    """A list for a message: the first few, and how many more."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -13,6 +13,7 @@ from handcraft.data.check import check_store
 from handcraft.data.store import Store, split_hash
 from handcraft.files import write_json, write_text
 from handcraft.markdown import escape, table
+from handcraft.words import counted
 
 MARKDOWN, JSON = "card.md", "card.json"
 SHOWN = 40  # classes, or groups of a split, that the Markdown lists; the JSON has all
@@ -93,7 +94,7 @@ def to_markdown(card: dict[str, Any]) -> str:
     lines = [
         f"# {escape(card['name'])}",
         "",
-        f"{size['clips']:,} {card['kind']} clips of {len(card['classes']):,} classes.",
+        f"{counted(size['clips'], card['kind'] + ' clip')} of {counted(len(card['classes']), 'class', 'classes')}.",
         "",
         *table(("", ""), _facts(card)),
         "",

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from handcraft.data.store import Store
 from handcraft.layouts import layout
+from handcraft.words import counted, some
 
 CHUNK = 1 << 15  # frames looked at together: 32 MB of holistic87
 SHOWN_CLASSES = 40
@@ -64,19 +65,20 @@ class Report:
 
     def _head(self) -> Iterator[str]:
         low, middle, high = self.frames
-        yield f"{self.path}: {self.clips} clips, {len(self.classes)} classes, stage {self.stage}, layout {self.layout}"
+        held = f"{counted(self.clips, 'clip')}, {counted(len(self.classes), 'class', 'classes')}"
+        yield f"{self.path}: {held}, stage {self.stage}, layout {self.layout}"
         yield f"frames a clip: {low} to {high}, median {middle}"
 
     def _tail(self) -> Iterator[str]:
         if len(self.classes) > SHOWN_CLASSES:
             yield f"shown: the {SHOWN_CLASSES // 2} smallest and the {SHOWN_CLASSES // 2} largest classes"
         for split, names in self.groups.items():
-            yield f"{len(names)} groups in {split or 'no split'}: {', '.join(names)}"
+            yield f"{counted(len(names), 'group')} in {split or 'no split'}: {', '.join(names)}"
         for note in self.notes:
             yield f"note: {note}"
         for problem in self.problems:
             yield f"problem: {problem}"
-        yield "no problems" if self.ok else f"{len(self.problems)} problems"
+        yield "no problems" if self.ok else counted(len(self.problems), "problem")
 
     def _class_table(self) -> Table:
         """Clips by class and split; of many classes only the smallest and the largest."""
@@ -164,22 +166,22 @@ def _chunks(store: Store) -> Iterator[tuple[int, np.ndarray]]:
 def _clip_problems(store: Store, row_present: np.ndarray, odd_rows: np.ndarray) -> Iterator[str]:
     empty = np.flatnonzero(~np.logical_or.reduceat(row_present, store.first))
     if empty.size:
-        yield f"{len(empty)} clips have no landmark in any frame: {_some(store.ids[empty])}"
+        yield f"{len(empty)} clips have no landmark in any frame: {some(store.ids[empty])}"
     odd = np.flatnonzero(np.logical_or.reduceat(odd_rows, store.first))
     if odd.size:
-        yield f"{len(odd)} clips have infinite coordinates or landmarks missing by half: {_some(store.ids[odd])}"
+        yield f"{len(odd)} clips have infinite coordinates or landmarks missing by half: {some(store.ids[odd])}"
 
 
 def _duplicates(store: Store) -> Iterator[str]:
     names, uses = np.unique(store.ids, return_counts=True)
     if (uses > 1).any():
-        yield f"{int((uses > 1).sum())} ids name more than one clip: {_some(names[uses > 1])}"
+        yield f"{int((uses > 1).sum())} ids name more than one clip: {some(names[uses > 1])}"
     _, where, uses = np.unique(store.digests, return_inverse=True, return_counts=True)
     twice = np.flatnonzero(uses[where] > 1)
     if twice.size:
         pair = twice[where[twice] == where[twice[0]]]
         yield (
-            f"{len(twice)} clips have the same content as another clip of the store, such as {_some(store.ids[pair])}; "
+            f"{len(twice)} clips have the same content as another clip of the store, such as {some(store.ids[pair])}; "
             "keep one of each"
         )
 
@@ -189,10 +191,10 @@ def _leaks(store: Store) -> Iterator[str]:
     shared = np.intersect1d(store.digests[train], store.digests[test])
     if shared.size:
         clips = np.flatnonzero(np.isin(store.digests, shared))
-        yield f"split leak: {len(shared)} contents occur in train and in test: clips {_some(store.ids[clips])}"
+        yield f"split leak: {len(shared)} contents occur in train and in test: clips {some(store.ids[clips])}"
     groups = np.setdiff1d(np.intersect1d(store.groups[train], store.groups[test]), [""])
     if groups.size:
-        yield f"split leak: {len(groups)} groups occur in train and in test: {_some(groups)}; hold whole groups out"
+        yield f"split leak: {len(groups)} groups occur in train and in test: {some(groups)}; hold whole groups out"
 
 
 def _class_counts(store: Store) -> dict[str, dict[str, int]]:
@@ -204,11 +206,11 @@ def _class_counts(store: Store) -> dict[str, dict[str, int]]:
 def _class_problems(classes: dict[str, dict[str, int]]) -> Iterator[str]:
     empty = [name for name, counts in classes.items() if not sum(counts.values())]
     if empty:
-        yield f"{len(empty)} classes have no clip: {_some(empty)}"
+        yield f"{len(empty)} classes have no clip: {some(empty)}"
     for split in ("train", "test"):
         absent = [name for name, counts in classes.items() if counts.get(split) == 0 and name not in empty]
         if absent:
-            yield f"{len(absent)} classes have no clip in {split}: {_some(absent)}"
+            yield f"{len(absent)} classes have no clip in {split}: {some(absent)}"
 
 
 def _notes(store: Store, classes: dict[str, dict[str, int]], rates: tuple[PartRate, ...]) -> Iterator[str]:
@@ -222,8 +224,3 @@ def _notes(store: Store, classes: dict[str, dict[str, int]], rates: tuple[PartRa
         yield f"{unsplit} clips belong to no split"
     if (store.groups == "").all():
         yield "no clip names its group (signer or session), so a split cannot be checked for leaks between groups"
-
-
-def _some(names: list[str] | np.ndarray) -> str:
-    """A list for a message: the first few, and how many more."""
-    return ", ".join(map(str, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -21,9 +21,9 @@ from handcraft.data.arrays import ImportSummary
 from handcraft.data.store import StoreWriter
 from handcraft.data.untrusted import csv_rows, path_inside
 from handcraft.errors import DataError
+from handcraft.words import some
 
 TABLE = "clips.csv"
-SHOWN = 5  # clips that a message lists by name
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,12 @@ def write_store(
         if missing and not leave_out_missing:
             raise DataError(
                 f"{missing[0].path}: no landmark in any frame; so it is with {len(missing)} of {len(clips)} clips: "
-                f"{_some([clip.id for clip in missing])}; take them out, or ask to have them left out "
+                f"{some([clip.id for clip in missing])}; take them out, or ask to have them left out "
                 "(leave_out_missing)"
             )
         lost = [name for name in classes if not used[name]]
         if lost:
-            raise DataError(f"{missing[0].path}: no clip of class {_some(lost)} has a single landmark; take it out")
+            raise DataError(f"{missing[0].path}: no clip of class {some(lost)} has a single landmark; take it out")
     return FilesSummary(
         path=str(out),
         layout=layout,
@@ -185,8 +185,3 @@ def _distinct(clips: list[ClipFile], where: Path) -> list[ClipFile]:
                 "rename one, or give ids in a table"
             )
     return clips
-
-
-def _some(names: list[str]) -> str:
-    """A list for a message: the first few, and how many more."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from handcraft.errors import ConfigError, DataError
+from handcraft.words import some
 
 _GROUPS, _STRATIFIED, _VALIDATION, _DRAW = range(4)  # one stream of random words for each purpose
 SEARCH_WORK = 2 * 10**8  # elements the group search may visit: a second or two
@@ -186,6 +187,4 @@ def _check(share: float, seed: int) -> None:
 
 
 def _listed(names: Sequence[str], chosen: np.ndarray) -> str:
-    shown = ", ".join(names[int(place)] for place in chosen[:5])
-    more = f" and {len(chosen) - 5} more" if len(chosen) > 5 else ""
-    return f"class{'es' if len(chosen) > 1 else ''} {shown}{more}"
+    return f"class{'es' if len(chosen) > 1 else ''} {some([names[place] for place in chosen.tolist()])}"

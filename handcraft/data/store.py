@@ -149,25 +149,24 @@ class Store:
 
     def damage(self, places: np.ndarray | None = None) -> list[str]:
         """Read every byte, or those of the parts that hold the clips at `places`, and compare it with the manifest's
-        hashes: a line for each file that differs."""
+        hashes: a line for each file that differs, with its path within the store."""
         parts = range(len(self.manifest.parts))
         if places is not None:
             parts = np.unique(np.searchsorted(self._bounds, places, side="right") - 1).tolist()
         found = []
         for part in (self.manifest.parts[number] for number in parts):
             for name, expected in part.sha256.items():
-                path = self.path / part.name / name
-                if sha256_file(path) != expected:
-                    found.append(f"{path}: its SHA-256 is not the manifest's: the file has changed or is damaged")
+                if sha256_file(self.path / part.name / name) != expected:
+                    found.append(f"{part.name}/{name}: its SHA-256 is not the manifest's: it has changed or is damaged")
         if dict(self.manifest.split_hashes) != self.split_hashes():
-            found.append(f"{self.path}: the manifest's split hashes are not those of its clips")
+            found.append("the manifest's split hashes are not those of its clips")
         return found
 
     def verify(self, places: np.ndarray | None = None) -> None:
         """`DataError` that names each damaged file, if there is one; `places` as in `damage`."""
         found = self.damage(places)
         if found:
-            raise DataError("; ".join(found) + f"; {REMEDY}")
+            raise DataError(f"{self.path}: {'; '.join(found)}; {REMEDY}")
 
     def _open_number(self, part: int) -> np.ndarray:
         return self._open(self.manifest.parts[part])

@@ -105,7 +105,7 @@ def test_a_given_split_is_kept_and_other_clips_are_counted(tmp_path):
     assert summary.by_split == {"train": 3, "test": 2}
     assert summary.lines()[1:] == [
         "left out: 3 clips marked neither train nor test",
-        "left out: 1 classes that have no other clips: Again",
+        "left out: 1 class that have no other clips: Again",
     ]
 
 

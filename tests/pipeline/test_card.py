@@ -169,6 +169,16 @@ def test_problems_of_the_store_are_on_its_card(tmp_path):
     assert "No problem found" not in text
 
 
+def test_damage_is_named_without_the_folder_it_lies_in(tmp_path):
+    path = write(tmp_path / "mine")
+    frames = bytearray((path / "part-00000" / "landmarks.npy").read_bytes())
+    frames[-9] ^= 1
+    (path / "part-00000" / "landmarks.npy").write_bytes(frames)
+    card = make_card(path)
+    assert card["problems"][0].startswith("part-00000/landmarks.npy: its SHA-256 ")
+    assert str(tmp_path) not in to_markdown(card)
+
+
 def test_files_are_written_and_agree(tmp_path):
     path = generated(tmp_path / "made")
     markdown, data = write_card(path, tmp_path / "new" / "folder")

@@ -68,7 +68,7 @@ def test_import_arrays_leaves_out_clips_without_landmarks_if_asked(tmp_path, cap
     assert "leave_out_missing" in error
     assert not (tmp_path / "s").exists()
     assert run_cli("data", "import-arrays", file, tmp_path / "s", "--leave-out-missing") == 0
-    assert "left out: 1 clips without a single landmark: a-00005" in capfd.readouterr().out
+    assert "left out: 1 clip without a single landmark: a-00005" in capfd.readouterr().out
     assert len(Store(tmp_path / "s")) == 11
 
 

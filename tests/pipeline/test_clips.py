@@ -1,6 +1,5 @@
 """From a store to clips in memory: preprocessing happens exactly once, and whatever cannot be used is named."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from handcraft.data.clips import load_clips
 from handcraft.data.preprocess import preprocess, signature
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import DataError
+from handcraft.files import read_json, verified, with_checksum, write_json
 from handcraft.layouts import layout
 
 CONFIG = PreprocessConfig()
@@ -107,8 +107,8 @@ def test_a_store_of_another_preprocessing_is_refused(tmp_path, change):
 def test_a_manifest_that_contradicts_its_signature_is_refused(tmp_path):
     path = centred_store(tmp_path / "centred", [np.zeros((4, 48, 3), np.float16)])
     manifest = path / "manifest.json"
-    wrong = json.loads(manifest.read_text()) | {"preprocessing": signature(replace(CONFIG, layout="handcraft60"))}
-    manifest.write_text(json.dumps(wrong))
+    other = {"preprocessing": signature(replace(CONFIG, layout="handcraft60"))}
+    write_json(manifest, with_checksum(verified(read_json(manifest), manifest) | other))
     with pytest.raises(DataError, match="its manifest is wrong"):
         load_clips(path, replace(CONFIG, layout="handcraft60"))
 

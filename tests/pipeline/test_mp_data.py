@@ -93,7 +93,7 @@ def test_frames_and_clips_come_in_the_order_of_their_numbers(tmp_path):
     assert (store.manifest.layout, store.manifest.fps, store.manifest.licence) == ("holistic75", 30.0, "CC0")
     assert (store.manifest.aspect, store.manifest.source["command"]) == (4 / 3, "import-mp-data")
     assert store.landmarks(0)[:, 0, 0].tolist() == [np.float32(values[0]) for values in rows]
-    assert summary.lines() == [f"{tmp_path / 'store'}: 3 clips of 1 classes, layout holistic75"]
+    assert summary.lines() == [f"{tmp_path / 'store'}: 3 clips of 1 class, layout holistic75"]
 
 
 def test_folders_become_classes(tmp_path):
