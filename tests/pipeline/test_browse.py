@@ -24,7 +24,9 @@ def store(tmp_path_factory):
 
 
 def clips_of(path):
-    return json.loads(re.search(r'id="handcraft-clips">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1))
+    return json.loads(
+        re.search(r'id="handcraft-clips">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    )
 
 
 def rows_of(path):
