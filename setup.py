@@ -26,7 +26,7 @@ ISAS = {
 }
 FLAGS = [
     "-std=c++17",
-    "-O3",
+    "-O2",
     "-fvisibility=hidden",
     "-ffp-contract=fast",
     "-fno-math-errno",
