@@ -4,10 +4,7 @@
 //
 // x is (batch, length, channels) in any strides of batch and step, u contiguous. The block's matrix products are
 // torch's, its scan is selective_scan.cpp.
-#include "../selective_scan/scan.h"
-#include "entry.h"
-#include "tile.h"
-#include "vecmath.h"
+#include "scan_tasks.h"
 
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
@@ -24,11 +21,6 @@ HANDCRAFT_ARGUMENTS(ConvSiluForward, CONV_SILU_FORWARD_FIELDS)
     CONV_SILU_INPUTS(POINTER, STRIDED, SIZE) POINTER(const T, du) STRIDED(T, dx) SIZE(dx_b) SIZE(dx_l)      \
     POINTER(T, dweight) POINTER(T, dbias) POINTER(T, partial_weight) POINTER(T, partial_bias)
 HANDCRAFT_ARGUMENTS(ConvSiluBackward, CONV_SILU_BACKWARD_FIELDS)
-
-template <typename T>
-struct Math {
-    static HANDCRAFT_INLINE Vec<T> sigmoid(Vec<T> x) { return HANDCRAFT_ISA::sigmoid<T>(x); }
-};
 
 // Calls run(p, chunk) for all chunks of the batch.
 template <typename P, void (*run)(const P&, int64_t chunk)>
@@ -57,7 +49,7 @@ void forward_chunk(const ConvSiluForward<T>& p, int64_t chunk) {
     constexpr int width = lanes<T>;
     T* const weight = static_cast<T*>(scratch(p.taps * width * sizeof(T)));
     for (int64_t channel = 0; channel < p.channels; channel += width) {
-        const int count = int(p.channels - channel < width ? p.channels - channel : width);
+        const int count = int(smaller(width, p.channels - channel));
         load_tile<T>(p.weight + channel * p.taps, p.taps, 1, count, p.taps, weight);
         const Vec<T> bias = load_first<T>(p.bias + channel, count);
         for (int64_t b = p.batch * chunk / p.chunks; b < p.batch * (chunk + 1) / p.chunks; ++b) {
@@ -78,7 +70,7 @@ void backward_chunk(const ConvSiluBackward<T>& p, int64_t chunk) {
     T* const dweight = weight + p.taps * width;
     T* const dv = dweight + p.taps * width;
     for (int64_t channel = 0; channel < p.channels; channel += width) {
-        const int count = int(p.channels - channel < width ? p.channels - channel : width);
+        const int count = int(smaller(width, p.channels - channel));
         load_tile<T>(p.weight + channel * p.taps, p.taps, 1, count, p.taps, weight);
         const Vec<T> bias = load_first<T>(p.bias + channel, count);
         Vec<T> dbias{};
@@ -116,15 +108,6 @@ void backward_chunk(const ConvSiluBackward<T>& p, int64_t chunk) {
     }
 }
 
-// out[i] = the sum over chunks of parts[chunk][i]
-template <typename T>
-void add_chunks(const T* parts, int64_t chunks, int64_t size, T* out) {
-    for (int64_t i = 0; i < size; ++i) out[i] = parts[i];
-    for (int64_t c = 1; c < chunks; ++c) {
-        for (int64_t i = 0; i < size; ++i) out[i] += parts[c * size + i];
-    }
-}
-
 template <typename T>
 void conv_silu_forward(const ConvSiluForward<T>& p) {
     run_chunks<ConvSiluForward<T>, forward_chunk<T>>(p);
@@ -133,8 +116,8 @@ void conv_silu_forward(const ConvSiluForward<T>& p) {
 template <typename T>
 void conv_silu_backward(const ConvSiluBackward<T>& p) {
     run_chunks<ConvSiluBackward<T>, backward_chunk<T>>(p);
-    add_chunks(p.partial_weight, p.chunks, p.channels * p.taps, p.dweight);
-    add_chunks(p.partial_bias, p.chunks, p.channels, p.dbias);
+    add_chunks(p.partial_weight, p.chunks, p.channels, p.taps, 0, p.channels, p.dweight);
+    add_chunks(p.partial_bias, p.chunks, p.channels, 1, 0, p.channels, p.dbias);
 }
 
 constexpr Entry table[] = {

@@ -1,4 +1,5 @@
-// What the forward and the backward pass of the scan share: how work is cut, and what they load.
+// What the kernels of the scan and of the Mamba block share: how the scan's work is cut, what its two passes load, and
+// sums of partial results.
 //
 // Work is cut by shape alone, never by threads: a task is a chunk of the batch and a segment of the channels that lies
 // within one group of B and of C. What tasks share is summed from their partial results, in order.
@@ -134,6 +135,16 @@ void load_rates(const T* A, int64_t channel, int count, int64_t state, T* rates)
 template <typename T>
 Vec<T> load_channels(const T* x, int64_t channel, int count) {
     return x == nullptr ? Vec<T>{} : load_first<T>(x + channel, count);
+}
+
+// out[i] = the sum over chunks of parts[chunk][i], for the channels `begin` to `end` with `each` numbers a channel.
+template <typename T>
+void add_chunks(const T* parts, int64_t chunks, int64_t dim, int64_t each, int64_t begin, int64_t end, T* out) {
+    for (int64_t i = begin * each; i < end * each; ++i) out[i] = parts[i];
+    for (int64_t c = 1; c < chunks; ++c) {
+        const T* part = parts + c * dim * each;
+        for (int64_t i = begin * each; i < end * each; ++i) out[i] += part[i];
+    }
 }
 
 }  // namespace

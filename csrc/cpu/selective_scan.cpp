@@ -63,13 +63,15 @@ void forward_task(const ScanForward<S>& p, const Grid& grid, const Task& task) {
                   at_last = places.take(states);
     T* const memory = static_cast<T*>(scratch(places.used * sizeof(T)));
     T *const B = memory + at_B, *const C = memory + at_C, *const step = memory + at_step;
-    T *const drive = memory + at_drive, *const y = memory + at_y, *const z = memory + at_z, *const last = memory + at_last;
+    T *const drive = memory + at_drive, *const y = memory + at_y, *const z = memory + at_z;
+    T* const last = memory + at_last;
     const auto block = pick_forward<T, block_states>(fixed_B, fixed_C);
     const auto single = pick_forward<T, 1>(fixed_B, fixed_C);
 
     for (int64_t i = 0; i < tiles; ++i) {
         const int64_t channel = task.first_channel + i * width;
-        load_rates<T>(p.A, channel, int(smaller(width, task.last_channel - channel)), state, memory + at_rates + i * states);
+        const int count = int(smaller(width, task.last_channel - channel));
+        load_rates<T>(p.A, channel, count, state, memory + at_rates + i * states);
     }
     const int64_t group = task.segment / grid.segments;
     for (int64_t b = task.first_batch; b < task.last_batch; ++b) {

@@ -20,7 +20,7 @@ HANDCRAFT_ARGUMENTS(ScanBackward, SCAN_BACKWARD_FIELDS)
 // Tiles of a panel, if so many fit into this many bytes of the second cache.
 constexpr int64_t panel_tiles = 4, panel_bytes = 384 << 10;
 
-// What a block of states of one tile is walked with; (steps), (states) and (steps, states) are in registers of channels.
+// What a block of states of one tile is walked with; (steps), (states) and (steps, block) count registers of channels.
 template <typename T>
 struct Walk {
     int64_t length;
@@ -222,8 +222,11 @@ void store_gradients(const ScanBackward<S>& p, const Memory<T>& m, int64_t b, in
     store<T>(m.dD + k * width, dD);
     store<T>(m.dbias + k * width, dbias);
     store_tile<S>(p.du + b * p.du_b + channel * p.du_d, p.du_d, p.du_l, count, p.length, m.ddrive + at);
-    store_tile<S>(p.ddelta + b * p.ddelta_b + channel * p.ddelta_d, p.ddelta_d, p.ddelta_l, count, p.length, m.pull + at);
-    if (p.z != nullptr) store_tile<S>(p.dz + b * p.dz_b + channel * p.dz_d, p.dz_d, p.dz_l, count, p.length, m.dgate + at);
+    S* const ddelta = p.ddelta + b * p.ddelta_b + channel * p.ddelta_d;
+    store_tile<S>(ddelta, p.ddelta_d, p.ddelta_l, count, p.length, m.pull + at);
+    if (p.z != nullptr) {
+        store_tile<S>(p.dz + b * p.dz_b + channel * p.dz_d, p.dz_d, p.dz_l, count, p.length, m.dgate + at);
+    }
     if (p.y != nullptr) store_tile<S>(p.y + b * p.y_b + channel * p.y_d, p.y_d, p.y_l, count, p.length, m.y + at);
 }
 
@@ -237,7 +240,9 @@ void backward_task(const ScanBackward<S>& p, const Grid& grid, const Task& task)
     const auto channel_of = [&](int64_t k) { return task.first_channel + k * width; };
     const auto count_of = [&](int64_t k) { return int(smaller(width, task.last_channel - channel_of(k))); };
 
-    for (int64_t k = 0; k < m.tiles; ++k) load_rates<T>(p.A, channel_of(k), count_of(k), p.state, m.rates + k * m.states);
+    for (int64_t k = 0; k < m.tiles; ++k) {
+        load_rates<T>(p.A, channel_of(k), count_of(k), p.state, m.rates + k * m.states);
+    }
     clear(m.dA, m.tiles * m.states);
     if (m.fixed_B) clear(m.fixed_dB, m.tiles * m.states);
     if (m.fixed_C) clear(m.fixed_dC, m.tiles * m.states);
@@ -300,17 +305,7 @@ void backward_task(const ScanBackward<S>& p, const Grid& grid, const Task& task)
     }
 }
 
-// out[i] = the sum over chunks of parts[chunk][i], for the channels `begin` to `end` with `each` numbers a channel.
-template <typename T>
-void add_chunks(const T* parts, int64_t chunks, int64_t dim, int64_t each, int64_t begin, int64_t end, T* out) {
-    for (int64_t i = begin * each; i < end * each; ++i) out[i] = parts[i];
-    for (int64_t c = 1; c < chunks; ++c) {
-        const T* part = parts + c * dim * each;
-        for (int64_t i = begin * each; i < end * each; ++i) out[i] += part[i];
-    }
-}
-
-// The same for a constant B or C, whose gradient is (channel, state) in any strides.
+// As add_chunks for a constant B or C, whose gradient is (channel, state) in any strides.
 template <typename S, typename T>
 void add_fixed(T* parts, int64_t chunks, int64_t dim, int64_t state, int64_t begin, int64_t end, S* out, int64_t sd,
                int64_t sn) {
@@ -361,10 +356,12 @@ void selective_scan_backward(const ScanBackward<S>& p) {
         const Grid grid(p);
         for (int64_t b = begin; b < end; ++b) {
             if (p.groups_B > 0) {
-                add_segments(p.partial_B, grid, p.batch, p.state, p.length, p.groups_B, b, p.dB, p.dB_b, p.dB_g, p.dB_n, p.dB_l);
+                add_segments(p.partial_B, grid, p.batch, p.state, p.length, p.groups_B, b, p.dB, p.dB_b,
+                             p.dB_g, p.dB_n, p.dB_l);
             }
             if (p.groups_C > 0) {
-                add_segments(p.partial_C, grid, p.batch, p.state, p.length, p.groups_C, b, p.dC, p.dC_b, p.dC_g, p.dC_n, p.dC_l);
+                add_segments(p.partial_C, grid, p.batch, p.state, p.length, p.groups_C, b, p.dC, p.dC_b,
+                             p.dC_g, p.dC_n, p.dC_l);
             }
         }
     };

@@ -109,7 +109,8 @@ HANDCRAFT_INLINE void store_quads(T* p, int64_t stride, Vec<T> x) {
 #endif
 }
 
-// Rows become columns in each place of a quad. A round moves the highest bit of a row's number to the lowest of a lane's.
+// Rows become columns in each place of a quad. A round moves the highest bit of a row's number to the lowest bit of a
+// lane's.
 template <typename T>
 HANDCRAFT_INLINE void transpose_quads(Vec<T> (&rows)[quad<T>]) {
     constexpr int half = quad<T> / 2;
@@ -145,7 +146,8 @@ HANDCRAFT_INLINE Vec<T> lane_sums(const T* registers) {
     for (int half = quads / 2; half > 0; half /= 2) {
 #pragma GCC unroll 2
         for (int i = 0; i < half; ++i) {
-            rows[i] = interleave_quads_low<T>(rows[i], rows[i + half]) + interleave_quads_high<T>(rows[i], rows[i + half]);
+            const Vec<T> a = rows[i], b = rows[i + half];
+            rows[i] = interleave_quads_low<T>(a, b) + interleave_quads_high<T>(a, b);
         }
     }
     return rows[0];
@@ -238,7 +240,9 @@ void store_tile(S* x, int64_t channel_stride, int64_t step_stride, int count, in
         for (int64_t t = 0; t < steps; ++t) store_first<S>(x + t * step_stride, load<T>(tile + t * width), count);
     } else if (step_stride != 1 || count < width || steps < quad<T>) {
         for (int c = 0; c < count; ++c) {
-            for (int64_t t = 0; t < steps; ++t) x[c * channel_stride + t * step_stride] = from_compute<S>(tile[t * width + c]);
+            for (int64_t t = 0; t < steps; ++t) {
+                x[c * channel_stride + t * step_stride] = from_compute<S>(tile[t * width + c]);
+            }
         }
     } else if constexpr (same<S, T>) {
         for (int64_t next = 0; next < steps; next += quad<T>) {

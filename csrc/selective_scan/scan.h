@@ -2,21 +2,22 @@
 // the CPU kernel and the CUDA kernel, so that it is tested without a GPU. No includes.
 //
 // V is a number (float, double) or a register of numbers, one a channel; S is V, or one number for all of them.
-// Math supplies exp2, sigmoid and softplus on V. The order in which a kernel walks channels, states and steps, and where
-// it keeps them, is its own affair.
+// Math supplies exp2, sigmoid and softplus on V. In what order a kernel walks channels, states and steps, and where it
+// keeps them, is its own affair.
 //
 // Forward, for each channel (bias 0 and D 0 where not given):
 //     delta = step_size(raw delta, bias), drive = delta u
 //     for each state, with rate = A log2(e):  h = advance(decay(delta, rate), h, drive, B);  y += C h
 //     y += D u, out = y gate(z)
-// Backward, first forward again; then with dy = dout gate(z), dz = dout y gate_slope(z), and for each state from the last
-// step on, with carried = dlast at first:
+// Backward, first forward again; then with dy = dout gate(z), dz = dout y gate_slope(z), and for each state from the
+// last step on, with carried = dlast at first:
 //     dC += dy h                                                            (summed over channels)
 //     r = reverse(carried, dy, C, a, h_{t-1})      a_t of this step, h_{t-1} the state before it
-//     dB += r.g drive (over channels);  ddrive += r.g B;  pull += r.exponent rate (over states);  dA += r.exponent delta
+//     dB += r.g drive (over channels);  ddrive += r.g B;  pull += r.exponent rate (over states)
+//     dA += r.exponent delta
 //   and for each channel and step
 //     du = delta ddrive + dy D;  dD += dy u
-//     ddelta = (ln2 pull + u ddrive) step_slope(raw delta, bias);  ddelta_bias += ddelta
+//     ddelta = step_gradient(ln2 pull + u ddrive, raw delta, bias);  ddelta_bias += ddelta
 #pragma once
 
 #if defined(__CUDACC__)

@@ -55,7 +55,8 @@ void replay(const handcraft::Entry& entry, std::FILE* calls, std::FILE* results)
             if (value >= 0) {
                 buffer.bytes = size_t(value);
                 buffer.memory = std::malloc(buffer.bytes);
-                if (std::fread(buffer.memory, 1, buffer.bytes, calls) != buffer.bytes) fail("CALLS ends in", entry.name);
+                const size_t found = std::fread(buffer.memory, 1, buffer.bytes, calls);
+                if (found != buffer.bytes) fail("CALLS ends in", entry.name);
             }
             buffers.push_back(buffer);
             value = reinterpret_cast<int64_t>(buffer.memory);

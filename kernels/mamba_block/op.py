@@ -44,7 +44,7 @@ def mamba_block(x: Tensor, params: MambaParams, *, backend: str = "auto") -> Ten
         (B,L,H) in the dtype of x. Everything between input and output is in fp32 (fp64 if x is fp64); `cuda` and
         `mamba_ssm` take the matrix products and the convolution in the dtype of x, as they are on tensor cores.
 
-    Differentiable in x and every parameter. Fused backends take L <= 129.
+    Differentiable in x and every parameter. Any L; the fused kernels are made for L of 9 to 129.
 
     Raises:
         TypeError, ValueError: an argument that is not as named here.

@@ -119,7 +119,8 @@ def selective_scan(
         (B,D,L) in the dtype of u; with return_last_state also h_L (B,D,N), fp32 (fp64 if u is fp64). Sums are in fp32
         (fp64 if u is fp64).
 
-    Differentiable in every tensor, through the last state too. Real numbers only. Fused backends take L <= 129.
+    Differentiable in every tensor, through the last state too. Real numbers only. Any L and N; the fused
+    kernels are made for L of 9 to 129.
 
     Raises:
         TypeError, ValueError: an argument that is not as named here.
