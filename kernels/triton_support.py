@@ -32,6 +32,16 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def rounded(x, DTYPE: tl.constexpr):
+    """fp32 to `DTYPE`, to the nearest: the interpreters of Triton 3.6 to 3.9 cut bf16 off instead, twice the error."""
+    if INTERPRETED and DTYPE is tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
 def offsets(index, stride):
     """index * stride in int64: one stride of a large batch, or of a transposed view, may exceed 2^31 elements."""
     return index.to(tl.int64) * stride
@@ -123,6 +133,8 @@ class AotCase:
     """Calls a launcher with tensors on the device "meta"; what it launches is recorded and compiled."""
     matrix: Sequence[str] = ()
     """Names of the kernels that are meant to run on matrix units."""
+    targets: Sequence[str] = ("sm_80", "sm_90", "sm_100")
+    """GPUs for which the launch configs are meant: on others they may spill."""
 
 
 _RECORDS: list[list[Launch]] = []

@@ -51,17 +51,19 @@ class Tiling:
         return {"TILES": self.tiles, "WIDTH": self.width, "CLIPS": self.clips}
 
 
-def tiling(dim: int, frames: int, dtype: torch.dtype) -> Tiling:
+def tiling(dim: int, frames: int, dtype: torch.dtype, *, backward: bool = False) -> Tiling:
     """The tiling of clips of (`dim`, `frames`) numbers whose products have operands of `dtype`.
 
     A warp has a clip to itself while h takes at most 96 of a thread's registers (D = 180, M = 16), which leaves as
     many again for products; four such warps fill the 64 columns that Hopper's matrix unit wants. 3xTF32 splits each
-    operand in two and keeps two sums: half as many. Larger clips are spread over 4 or 8 warps.
+    operand in two and keeps two sums: half as many. A backward pass has a gradient beside each number and more sums: a
+    third as many. Larger clips are spread over 4 or 8 warps.
     """
     padded, width = -(-dim // 16) * 16, max(16, frames)
     tiles = (64,) * (padded // 64) + tuple(size for size in (32, 16) if padded & size)
     registers = padded * width // 32
-    if registers <= (48 if dtype == torch.float32 else 96):
+    most = (96 if dtype.itemsize == 2 else 48) // (3 if backward else 1)
+    if registers <= most:
         return Tiling(tiles, width, clips=4, warps=4)
     return Tiling(tiles, width, clips=1, warps=4 if registers <= 4 * 64 else 8)
 

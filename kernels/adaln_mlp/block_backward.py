@@ -67,9 +67,12 @@ def recompute(
     M: tl.constexpr, E: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr,
     EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Keep what each block begins with, from h before the first; return h before the last."""
+    """Keep what each block begins with, from h before the first; return h before the last.
+
+    Loops of a backward pass keep their addresses inside: carried out of them these take the registers that h needs.
+    """
     size: tl.constexpr = CLIPS * all_channels(TILES) * WIDTH
-    for k in range(blocks - 1):
+    for k in tl.range(0, blocks - 1, disable_licm=True):
         shift, scale, gate = block_modulation(
             k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
             E, M, WIDTH, EMBEDDING,
@@ -152,7 +155,7 @@ def stack_backward(
     dmod (B,K,3M) in fp32; the gradients of the parameters are this program's own.
     """
     size: tl.constexpr = CLIPS * all_channels(TILES) * WIDTH
-    for step in range(blocks):
+    for step in tl.range(0, blocks, disable_licm=True):
         k = blocks - 1 - step
         shift, scale, gate = block_modulation(
             k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,

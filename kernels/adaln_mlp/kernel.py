@@ -69,7 +69,7 @@ def adaln_backward_kernel(
     dnorm_bias_ptr += part * blocks * D
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
-    for group in range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0)):
+    for group in tl.range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0), disable_licm=True):  # see `recompute`
         offs_b = group * CLIPS + tl.arange(0, CLIPS).to(tl.int64)
         mask_b = offs_b < batch
         h = load_tiles(h_ptr, stride_hb, stride_hd, stride_hm, offs_b, mask_b, D, M, TILES, WIDTH)
@@ -147,7 +147,7 @@ def run_backward(
         dout: (B,D,M), the gradient of what `run_forward` returns of the others.
     """
     batch, dim, frames = h.shape
-    cut = tiling(dim, frames, h.dtype)
+    cut = tiling(dim, frames, h.dtype, backward=True)
     inputs = _inputs(h, e, mod, block, cut)
     blocks, parts = inputs["blocks"], min(PARTS, cut.programs(batch))
 

@@ -21,7 +21,12 @@ from triton.compiler import ASTSource
 from handcraft.kernels import triton_support
 from handcraft.kernels.triton_support import AotCase, Launch
 
-MODULES = ("handcraft.kernels.dct_linear.kernel",)
+MODULES = (
+    "handcraft.kernels.dct_linear.kernel",
+    "handcraft.kernels.adaln_mlp.kernel_stack",
+    "handcraft.kernels.cmlpe.kernel_generate",
+    "handcraft.kernels.cmlpe.kernel",
+)
 """Files with kernels and their `AOT_CASES`."""
 
 

@@ -31,6 +31,7 @@ def compile_all(part: str, targets: list[str], processes: int) -> list[Compiled]
         if part in case.name
         for number in range(len(launches(case.run)))
         for target in targets
+        if target in case.targets
     ]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return list(pool.map(_compile, jobs))
