@@ -22,8 +22,8 @@ from torch import Tensor
 
 from handcraft.kernels import triton_support
 from handcraft.kernels.dct import dct_matrix
-from handcraft.kernels.dct_linear.kernel_gradient import row_sums, weight_gradient
-from handcraft.kernels.triton_support import AotCase, block_diagonal, dot, offsets
+from handcraft.kernels.dct_linear.kernel_gradient import mix_precision, row_sums, weight_gradient
+from handcraft.kernels.triton_support import AotCase, block_diagonal, dot, offsets, rounded
 
 ROWS = 64
 """Rows of a tile: of BLOCK_T rows for each of its clips. A longer clip is projected in slices of so many rows, or
@@ -152,7 +152,7 @@ def _embed_kernel(
         weights = ()
         for i in tl.static_range(CHUNKS):
             chunk = _weight_tile(weight_ptr, i * BLOCK_D + offs_d, offs_h, stride_wd, stride_wh, D, H)
-            weights = weights + (chunk.to(operand),)  # noqa: RUF005 - Triton has no starred tuples
+            weights = weights + (rounded(chunk, operand),)  # noqa: RUF005 - Triton has no starred tuples
 
     first, programs = tl.program_id(0) // TILES, tl.num_programs(0) // TILES
     for group in tl.range(first, tl.cdiv(batch, CLIPS), programs, num_stages=STAGES):
@@ -178,7 +178,7 @@ def _embed_kernel(
                     at = x_rows + offsets(columns, stride_xd)[None, :]
                     x = tl.load(at, mask=used & (columns < D)[None, :], other=0.0)
                     chunk = _weight_tile(weight_ptr, columns, offs_h, stride_wd, stride_wh, D, H)
-                    product = dot(x, chunk.to(operand), product, PRECISION)
+                    product = dot(x, rounded(chunk, operand), product, PRECISION)
                 if basis_ptr is not None:
                     in_clip = offs_row // BLOCK_T
                     basis = block_diagonal(basis_ptr, clip_out, t_out, in_clip, t, frames, TURNED)
@@ -194,7 +194,7 @@ def _embed_kernel(
             if CLS_AFTER:
                 row += t_out >= count_out  # [CLS] takes the row after the last frame
         at = out_ptr + (offsets(clip, rows_out) + row)[:, None] * H + offs_h[None, :]
-        tl.store(at, token, mask=((clip < batch) & (t_out < frames))[:, None] & mask_h[None, :])
+        tl.store(at, rounded(token, operand), mask=((clip < batch) & (t_out < frames))[:, None] & mask_h[None, :])
         if cls_ptr is not None:
             clips = group * CLIPS + tl.arange(0, CLIPS)
             cls_row = _count(lengths_ptr, clips, batch, frames) if CLS_AFTER else tl.zeros((CLIPS,), tl.int32)
@@ -202,7 +202,7 @@ def _embed_kernel(
             if position_ptr is not None:
                 value += tl.load(position_ptr + cls_row[:, None] * H + offs_h[None, :], mask=mask_h[None, :], other=0.0)
             cls_at = out_ptr + (offsets(clips, rows_out) + cls_row)[:, None] * H + offs_h[None, :]
-            tl.store(cls_at, value, mask=(clips < batch)[:, None] & mask_h[None, :])
+            tl.store(cls_at, rounded(value, operand), mask=(clips < batch)[:, None] & mask_h[None, :])
 
 
 def forward(
@@ -285,7 +285,6 @@ def _embed(
     programs = groups
     if chosen.programs:
         programs = min(groups, max(1, chosen.programs * triton_support.multiprocessors(x.device) // tiles))
-    precision = triton_support.product_precision(x.dtype)
     arguments = {
         "x_ptr": x,
         "weight_ptr": weight,
@@ -314,9 +313,8 @@ def _embed(
         "BLOCK_D": chosen.block_d,
         "BLOCK_H": chosen.block_h,
         "RESIDENT": chosen.programs > 0,
-        "PRECISION": precision,
-        # of C_T and of what it mixes; as bf16 they would cost as much precision as the weight's rounding does
-        "MIX_PRECISION": precision if x.dtype == torch.float32 else "tf32",
+        "PRECISION": triton_support.product_precision(x.dtype),
+        "MIX_PRECISION": mix_precision(x.dtype),
         "STAGES": STAGES,
     }
     triton_support.launch(_embed_kernel, (programs * tiles,), x, arguments, num_warps=WARPS, num_stages=STAGES)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from handcraft.kernels import triton_support
-from handcraft.kernels.triton_support import block_diagonal, dot, offsets
+from handcraft.kernels.triton_support import block_diagonal, dot, offsets, rounded
 
 ROWS = 32
 """Of a step of the weight gradient, which sums over rows: longer steps hold more operands in registers."""
@@ -49,6 +49,7 @@ def _weight_gradient_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
+    MIX_PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     D_TILES: tl.constexpr = tl.cdiv(D, BLOCK_D)
@@ -63,7 +64,7 @@ def _weight_gradient_kernel(
     x_columns, g_columns = offsets(offs_d, stride_xd)[None, :], offsets(offs_h, stride_gh)[None, :]
     mask_d, mask_h = (offs_d < D)[None, :], (offs_h < H)[None, :]
     if basis_ptr is not None and SLICES == 1:
-        basis = block_diagonal(basis_ptr, offs_clip, offs_t, offs_clip, offs_t, frames, False).to(operand)
+        basis = block_diagonal(basis_ptr, offs_clip, offs_t, offs_clip, offs_t, frames, False)
 
     total = tl.zeros((BLOCK_H, BLOCK_D), tl.float32)
     last = tl.minimum((which + 1) * run, tl.cdiv(batch, CLIPS)) * SLICES
@@ -86,9 +87,9 @@ def _weight_gradient_kernel(
                 at = g_clips + offsets(g_t + G_SHIFT, stride_gr)[:, None] * G_ALIGN
                 gradient = tl.load(at, mask=(g_t < count)[:, None] & mask_h, other=0.0)
                 if SLICES > 1:
-                    basis = block_diagonal(basis_ptr, offs_clip, g_t, offs_clip, t, frames, False).to(operand)
-                sums = dot(tl.trans(gradient), basis, sums, PRECISION)
-            turned = sums.to(operand)  # stays in registers, where the next product takes it from
+                    basis = block_diagonal(basis_ptr, offs_clip, g_t, offs_clip, t, frames, False)
+                sums = dot(tl.trans(gradient).to(tl.float32), basis, sums, MIX_PRECISION)
+            turned = rounded(sums, operand)  # stays in registers, where the next product takes it from
         total = dot(turned, x, total, PRECISION)
     rows = out_ptr + (offsets(which, H) + offs_h)[:, None] * D
     tl.store(rows + offs_d[None, :], total, mask=(offs_h < H)[:, None] & mask_d)
@@ -137,6 +138,11 @@ def _row_sums_kernel(
         tl.store(cls_ptr + at, tl.sum(cls, 0), mask=here)
 
 
+def mix_precision(dtype: torch.dtype) -> str:
+    """Of C_T and what it mixes: in bf16 they would lose as much again as the operands of the other product do."""
+    return triton_support.product_precision(dtype) if dtype == torch.float32 else "tf32"
+
+
 def weight_gradient(
     gradient: Tensor, x: Tensor, basis: Tensor | None, lengths: Tensor | None, width: int, shift: int
 ) -> Tensor:
@@ -180,6 +186,7 @@ def weight_gradient(
         "BLOCK_D": block_d,
         "BLOCK_H": block_h,
         "PRECISION": triton_support.product_precision(x.dtype),
+        "MIX_PRECISION": mix_precision(x.dtype),
         "STAGES": stages,
     }
     grid = (runs * tiles,)

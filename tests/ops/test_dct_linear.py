@@ -13,7 +13,7 @@ import pytest
 import scipy.fft
 import tolerances
 import torch
-from backends import backends, finest, param
+from backends import DEVICE, backends, finest, param
 from cases import draw
 
 from handcraft import kernels
@@ -167,6 +167,8 @@ SIZES = [(3, 1, 1, 1), (2, 5, 17, 16), (37, 33, 15, 31), (5, 128, 180, 80), (4, 
 def test_sizes_on_every_backend(dct_linear, size, dtype):
     if dtype == torch.float64 and dct_linear.dtype != dtype:
         pytest.skip("the backend does not compute in fp64")
+    if dct_linear.backend == "triton" and DEVICE == "cpu" and size[1] * size[2] > 1000:
+        pytest.skip("a minute in Triton's interpreter; test_dct_linear_triton.py has the edges of its tiles")
     given = tensors(*size, dtype)
     exact = [value.detach().double().requires_grad_() for value in given]
     truth = everything(functools.partial(kernels.dct_linear, backend="reference"), exact)

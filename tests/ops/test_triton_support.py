@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-pytest.importorskip("triton")
-
-from handcraft.kernels import triton_support
+from handcraft.kernels import env
 from handcraft.kernels.registration import Lazy
+
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+triton_support = pytest.importorskip("handcraft.kernels.triton_support")
 
 
 @pytest.fixture
@@ -46,6 +48,22 @@ def test_alignment_of_rows(make, sizes, expected):
     assert triton_support.alignment(tensor, *sizes) == expected
     starts = tensor.data_ptr() % (expected * tensor.element_size())
     assert starts == 0
+
+
+@triton.jit
+def _round(x_ptr, out_ptr, SIZE: tl.constexpr):
+    offs = tl.arange(0, SIZE)
+    tl.store(out_ptr + offs, triton_support.rounded(tl.load(x_ptr + offs), out_ptr.dtype.element_ty))
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not env.backend("triton").available, reason="needs a GPU, or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_rounding_is_torchs(dtype):
+    x = torch.cat((torch.randn(1019), torch.tensor([0.0, -0.0, 1e-30, 257 / 256, 259 / 256])))
+    out = torch.empty(1024, dtype=dtype)
+    _round[(1,)](x, out, SIZE=1024)
+    assert torch.equal(out, x.to(dtype))
 
 
 def test_whole_clips_of_a_tile():
