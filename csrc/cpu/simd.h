@@ -10,6 +10,7 @@
 // GCC 12 warns of what its own header leaves undefined on purpose.
 #if defined(__AVX__)
 #pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
