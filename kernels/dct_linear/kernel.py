@@ -130,8 +130,8 @@ def _embed_kernel(
     MIX_PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    TILES: tl.constexpr = tl.cdiv(H, BLOCK_H)
-    CHUNKS: tl.constexpr = tl.cdiv(D, BLOCK_D)
+    TILES: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H  # tl.cdiv of constants is no constant in Triton 3.6
+    CHUNKS: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
     ROWS: tl.constexpr = CLIPS * BLOCK_T // SLICES
     CLS_AFTER: tl.constexpr = cls_ptr is not None and OUT_SHIFT == 0
     operand = x_ptr.dtype.element_ty

@@ -52,8 +52,8 @@ def _weight_gradient_kernel(
     MIX_PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    D_TILES: tl.constexpr = tl.cdiv(D, BLOCK_D)
-    TILES: tl.constexpr = D_TILES * tl.cdiv(H, BLOCK_H)
+    D_TILES: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D  # tl.cdiv of constants is no constant in Triton 3.6
+    TILES: tl.constexpr = D_TILES * ((H + BLOCK_H - 1) // BLOCK_H)
     ROWS: tl.constexpr = CLIPS * BLOCK_T
     operand = x_ptr.dtype.element_ty
     tile, which = tl.program_id(0) % TILES, tl.program_id(0) // TILES
