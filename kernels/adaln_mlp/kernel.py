@@ -69,7 +69,7 @@ def adaln_backward_kernel(
     dnorm_bias_ptr += part * blocks * D
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
-    for group in tl.range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0), disable_licm=True):  # see `recompute`
+    for group in tl.range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0), disable_licm=True):
         offs_b = group * CLIPS + tl.arange(0, CLIPS).to(tl.int64)
         mask_b = offs_b < batch
         h = load_tiles(h_ptr, stride_hb, stride_hd, stride_hm, offs_b, mask_b, D, M, TILES, WIDTH)
@@ -134,7 +134,7 @@ def run_forward(h: Tensor, e: Tensor | None, mod: Sequence[Tensor], *block: Tens
     out = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     cut = tiling(h.shape[1], h.shape[2], h.dtype)
     arguments = {**_inputs(h, e, mod, block, cut), "out_ptr": out}
-    launch(adaln_forward_kernel, (cut.programs(h.shape[0]),), h, arguments, num_warps=cut.warps, num_stages=2)
+    launch(adaln_forward_kernel, (cut.programs(h.shape[0]),), h, arguments, num_warps=cut.warps, num_stages=1)
     return out
 
 

@@ -100,7 +100,8 @@ def generate_kernel(
         x += (rounded(value, OPERAND),)
     h = enter(x, in_weight_ptr, in_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
 
-    label = tl.load(label_ptr + offs_b, mask=mask_b, other=0)
+    # 32 bits, for registers: tables of the classes with 2^31 numbers would take 8 GB
+    label = tl.load(label_ptr + offs_b, mask=mask_b, other=0).to(tl.int32)
     if HAS_NOISE:
         clip_id = tl.load(clip_id_ptr + offs_b, mask=mask_b, other=0)
         offs_e = tl.arange(0, EMBEDDING)[None, :]
