@@ -80,7 +80,8 @@ def test_generate(shapes):
     shape = shapes.Generate(64, 8, 12, 2, 5, clips=4)
     twins = [CMLPeParams.random(4, 12, 8, 2, 5, seed=seed) for seed in (0, 1)]
     index = torch.arange(64) % 4
-    call = lambda: cmlpe_generate(*twins, torch.randn(4, 16, 12), index, index, index, seed=0)  # noqa: E731
+    context = torch.randn(4, 16, 12)
+    call = lambda: cmlpe_generate(*twins, context, index, index, index, seed=0, backend="reference")  # noqa: E731
     assert flops(call) == shape.work("forward").matrix_flops
 
 
@@ -125,4 +126,4 @@ def test_tables(shapes):
                 assert work.bytes > 0
                 assert mode == "forward" or work.bytes > forward.bytes
     compiled = [row for table_rows in shapes.CPU.values() for row in table_rows if row.compiled and not row.full]
-    assert len(compiled) == 3  # more would not fit into five minutes on two cores
+    assert len(compiled) <= 7  # more would not fit into ten minutes on two cores
