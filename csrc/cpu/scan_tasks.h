@@ -131,6 +131,14 @@ void load_rates(const T* A, int64_t channel, int count, int64_t state, T* rates)
     }
 }
 
+// Asks for the activations that another tile of the sequence will need soon.
+template <typename P>
+HANDCRAFT_INLINE void prefetch_inputs(const P& p, int64_t b, int64_t channel, int count) {
+    prefetch_tile(p.u + b * p.u_b + channel * p.u_d, p.u_d, p.u_l, count, p.length);
+    prefetch_tile(p.delta + b * p.delta_b + channel * p.delta_d, p.delta_d, p.delta_l, count, p.length);
+    if (p.z != nullptr) prefetch_tile(p.z + b * p.z_b + channel * p.z_d, p.z_d, p.z_l, count, p.length);
+}
+
 // A number for each channel of a tile; 0 where there is none.
 template <typename T>
 Vec<T> load_channels(const T* x, int64_t channel, int count) {

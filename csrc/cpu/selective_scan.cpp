@@ -99,6 +99,8 @@ void forward_task(const ScanForward<S>& p, const Grid& grid, const Task& task) {
                 store<T>(drive + t, delta * u);
                 store<T>(y + t, D * u);
             }
+            const int64_t next = channel + width;
+            if (next < task.last_channel) prefetch_inputs(p, b, next, int(smaller(width, task.last_channel - next)));
             int64_t n = 0;
             for (; n + block_states <= state; n += block_states) block(n, length, step, drive, rates, B, C, y, last);
             for (; n < state; ++n) single(n, length, step, drive, rates, B, C, y, last);

@@ -269,6 +269,12 @@ void backward_task(const ScanBackward<S>& p, const Grid& grid, const Task& task)
             }
             for (int64_t n = 0; n < p.state;) {
                 const int states = n + block_states <= p.state ? block_states : 1;
+                const int64_t next = first + m.panel + n / states;  // of the next panel, one tile a block
+                if (n / states < m.panel && next < m.tiles) {
+                    const int64_t channel = channel_of(next);
+                    prefetch_inputs(p, b, channel, count_of(next));
+                    prefetch_tile(p.dy + b * p.dy_b + channel * p.dy_d, p.dy_d, p.dy_l, count_of(next), p.length);
+                }
                 clear(m.dB, p.length * states * width);
                 clear(m.dC, p.length * states * width);
                 for (int64_t i = 0; i < panel; ++i) {

@@ -196,6 +196,18 @@ HANDCRAFT_INLINE void store_first(S* p, Vec<Compute<S>> x, int n) {
     for (int i = 0; i < n; ++i) p[i] = from_compute<S>(row[i]);
 }
 
+// Asks for a tile that load_tile will read later, to be brought into the second cache meanwhile.
+template <typename S>
+HANDCRAFT_INLINE void prefetch_tile(const S* x, int64_t channel_stride, int64_t step_stride, int count, int64_t steps) {
+    constexpr int64_t line = 64 / sizeof(S);
+    const bool by_channel = step_stride == 1;
+    const int64_t rows = by_channel ? count : steps, size = by_channel ? steps : count;
+    const int64_t stride = by_channel ? channel_stride : step_stride;
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t i = 0; i < size; i += line) __builtin_prefetch(x + row * stride + i, 0, 2);
+    }
+}
+
 // tile[t * lanes + c] = x[c * channel_stride + t * step_stride] for c < count; missing channels are 0.
 template <typename S>
 void load_tile(const S* x, int64_t channel_stride, int64_t step_stride, int count, int64_t steps, Compute<S>* tile) {
