@@ -34,13 +34,13 @@ def padded_weight(weight: Tensor, cut: Tiling, dtype: torch.dtype) -> Tensor:
 
 
 @triton.jit
-def map_channels(weight_ptr, x, COLUMNS: tl.constexpr, TILES: tl.constexpr, PRECISION: tl.constexpr):
-    """weight x in fp32 as tiles (TILES[i],COLUMNS); x as such tiles of operands, weight from `padded_weight`."""
+def map_channels(weight_ptr, x, TILES: tl.constexpr, PRECISION: tl.constexpr):
+    """weight x in fp32 as tiles (TILES[i],columns); x as such tiles of operands, weight from `padded_weight`."""
     total: tl.constexpr = all_channels(TILES)
     result = ()
     for i in tl.static_range(len(TILES)):
         row = weight_ptr + channels(TILES, i)[:, None] * total
-        acc = tl.zeros((TILES[i], COLUMNS), tl.float32)
+        acc = tl.zeros((row.shape[0], x[0].shape[1]), tl.float32)
         for j in tl.static_range(len(TILES)):
             acc = dot(tl.load(row + channels(TILES, j)[None, :]), x[j], acc, PRECISION)
         result += (acc,)
@@ -91,7 +91,7 @@ def operand_columns(
     tiles = ()
     for i in tl.static_range(len(TILES)):
         value = load_frames(ptr, stride_b, stride_t, stride_d, offs_b, mask_b, D, M, TILES, i, WIDTH)
-        tiles += (rounded(tl.reshape(value, (TILES[i], CLIPS * WIDTH)).to(tl.float32), OPERAND),)
+        tiles += (rounded(tl.reshape(value, (value.shape[0], CLIPS * WIDTH)).to(tl.float32), OPERAND),)
     return tiles
 
 
@@ -111,7 +111,7 @@ def enter(
     CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Tiles of h (CLIPS,R,WIDTH) from operands x (R, CLIPS WIDTH): the first line above."""
-    mapped = map_channels(weight_ptr, x, CLIPS * WIDTH, TILES, PRECISION)
+    mapped = map_channels(weight_ptr, x, TILES, PRECISION)
     tiles = ()
     for i in tl.static_range(len(TILES)):
         tiles += (by_clip(mapped[i], CLIPS, WIDTH),)
@@ -132,7 +132,7 @@ def leave(
     operands = ()
     for i in tl.static_range(len(TILES)):
         operands += (as_columns(rounded(frames[i], OPERAND)),)
-    mapped = map_channels(weight_ptr, operands, CLIPS * WIDTH, TILES, PRECISION)
+    mapped = map_channels(weight_ptr, operands, TILES, PRECISION)
     offs_k, offs_t = tl.arange(0, WIDTH)[:, None], tl.arange(0, CLIPS * WIDTH)[None, :] % WIDTH
     column = tl.load(dct_ptr + offs_k * M + offs_t, mask=(offs_k < M) & (offs_t < M), other=0.0)
     sums = tl.sum(column, 0)[None, :]  # what a constant in all coefficients adds to each frame

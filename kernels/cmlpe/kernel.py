@@ -83,7 +83,7 @@ def cmlpe_forward_kernel(
     for i in tl.static_range(len(TILES)):
         last_ptr = x_ptr + (M - 1) * stride_xt
         last = load_frames(last_ptr, stride_xb, 0, stride_xd, offs_b, mask_b, D, 1, TILES, i, 1).to(tl.float32)
-        value = tl.reshape(y[i], (TILES[i], CLIPS, WIDTH)) + last
+        value = tl.reshape(y[i], (y[i].shape[0], CLIPS, WIDTH)) + last
         store_frames(y_ptr, value, offs_b, mask_b, D, M, TILES, i, WIDTH)
 
 
@@ -134,7 +134,7 @@ def cmlpe_backward_kernel(
         dy = operand_columns(
             dy_ptr, stride_gb, stride_gt, stride_gd, offs_b, mask_b, D, M, TILES, WIDTH, CLIPS, OPERAND
         )  # fmt: skip
-        dg = map_channels(out_turned_ptr, dy, CLIPS * WIDTH, TILES, PRECISION)
+        dg = map_channels(out_turned_ptr, dy, TILES, PRECISION)
         dh = ()
         for i in tl.static_range(len(TILES)):
             dh += (by_clip(dg[i], CLIPS, WIDTH),)
@@ -151,12 +151,12 @@ def cmlpe_backward_kernel(
             store_frames(dz_ptr, tl.permute(dz[i], (1, 0, 2)), offs_b, mask_b, D, M, TILES, i, WIDTH)
             columns += (as_columns(rounded(dz[i], OPERAND)),)
         if HAS_DX:
-            dx = map_channels(in_turned_ptr, columns, CLIPS * WIDTH, TILES, PRECISION)
+            dx = map_channels(in_turned_ptr, columns, TILES, PRECISION)
             is_last = (tl.arange(0, WIDTH) == M - 1)[None, None, :]
             for i in tl.static_range(len(TILES)):
                 seen = load_frames(dy_ptr, stride_gb, stride_gt, stride_gd, offs_b, mask_b, D, M, TILES, i, WIDTH)
                 residual = tl.sum(seen.to(tl.float32), 2)[:, :, None]
-                value = tl.reshape(dx[i], (TILES[i], CLIPS, WIDTH)) + tl.where(is_last, residual, 0.0)
+                value = tl.reshape(dx[i], (dx[i].shape[0], CLIPS, WIDTH)) + tl.where(is_last, residual, 0.0)
                 store_frames(dx_ptr, value, offs_b, mask_b, D, M, TILES, i, WIDTH)
         tl.debug_barrier()
 

@@ -91,7 +91,7 @@ def generate_kernel(
         offs_d = channels(TILES, j)
         at = source[None, :, None] + (frame * (stride_st * ALIGN))[None, None, :] + (offs_d * stride_sd)[:, None, None]
         value = tl.load(at, mask=(offs_d < D)[:, None, None] & mask_t, other=0.0)  # (R,CLIPS,WIDTH)
-        value = tl.reshape(value, (TILES[j], CLIPS * WIDTH)).to(tl.float32)
+        value = tl.reshape(value, (value.shape[0], CLIPS * WIDTH)).to(tl.float32)
         if HAS_MEAN:
             value -= tl.load(mean_ptr + offs_d, mask=offs_d < D, other=0.0)[:, None]
         if HAS_STD:
@@ -128,7 +128,7 @@ def generate_kernel(
         # y std + mean, where the residual is the last frame: it need not be standardised before
         centre = tl.load(mean_ptr + offs_d, mask=mask_d, other=0.0)[:, None] if HAS_MEAN else 0.0
         residual = tl.where(residual == residual, residual, centre)
-        value = tl.reshape(y[i], (TILES[i], CLIPS, WIDTH))
+        value = tl.reshape(y[i], (y[i].shape[0], CLIPS, WIDTH))
         if HAS_STD:
             value *= tl.load(std_ptr + offs_d, mask=mask_d, other=1.0)[:, None, None]
         value += residual[:, :, None]
