@@ -70,7 +70,9 @@ def gradients(case, tensors, run, cotangent):
 
 def test_agrees_with_numpy(exact_case):
     tensors = exact_case.make(3)
-    assert tolerances.error(exact_case.run(tensors), torch.from_numpy(exact_case.run_oracle(tensors))) < tolerances.ORACLE
+    assert (
+        tolerances.error(exact_case.run(tensors), torch.from_numpy(exact_case.run_oracle(tensors))) < tolerances.ORACLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,9 @@ def test_device_mismatch_is_named(case):
     tensors = case.cast(case.make(2), torch.float32)
     for name, value in tensors.items():
         if name != case.activations[0]:
-            with pytest.raises(ValueError, match=rf"{case.op}: {shown(name)} is on meta, the first argument is on {backends.DEVICE}"):
+            with pytest.raises(
+                ValueError, match=rf"{case.op}: {shown(name)} is on meta, the first argument is on {backends.DEVICE}"
+            ):
                 case.run({**tensors, name: value.to("meta")})
 
 

@@ -74,7 +74,7 @@ def test_a_wrong_gradient_is_found(monkeypatch):
             return gradient * (1.01 if gradient.dtype == torch.float32 else 1)
 
     monkeypatch.setattr(kernels, "mamba_block", lambda x, *rest, **options: right(Bent.apply(x), *rest, **options))
-    assert [check.op for check in doctor.self_check() if not check.ok] == ["mamba_block"]
+    assert {check.op for check in doctor.self_check() if not check.ok} == {"mamba_block"}
 
 
 @pytest.mark.parametrize("broken", ["raises", "nan", "shape"])
