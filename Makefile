@@ -39,7 +39,7 @@ test: $(VENV)/.gpu
 test-interpret: $(VENV)/.gpu
 	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests/ops -m triton
 
-# The Triton kernels compiled for three generations of GPUs, and what the assembler says of them.
+# The Triton kernels of AOT_CASES compiled for three generations of GPUs, and what the assembler says of them.
 test-aot: $(VENV)/.gpu
 	PYTHONPATH=tests $(BIN)/python -m aot.run
 
