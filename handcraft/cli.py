@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from handcraft import cli_data, cli_export, cli_import, cli_view
+from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_view
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError
@@ -99,43 +99,6 @@ def train_classifier(options: TrainClassifier) -> int:
         start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
     trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
     _print_trained("classifier", trained)
-    return 0
-
-
-def generate(
-    generator: Annotated[Path, arg(metavar="DIR")],
-    data: Store,
-    out: Folder,
-    per_class: int | None = None,
-    total: int | None = None,
-    seed: int = 0,
-    batch: int = 1024,
-    missing: Literal["source", "none"] = "source",
-    vary: bool = True,
-) -> int:
-    """Write a store of synthetic clips, made from real ones by the twin generators.
-
-    Args:
-        generator: folder with forward/ and reversed/, as `handcraft train generator` leaves it.
-        data: store with the real clips; those the generators were trained on are the sources.
-        out: folder of the new store.
-        per_class: clips of each class; give this or --total.
-        total: clips in all.
-        seed: clip i of a seed is the same however many are made.
-        batch: clips made at a time.
-        missing: `source` leaves out what the source clip lacks, `none` keeps all landmarks.
-        vary: rotate, scale and cut the source clips as the generators' own training did.
-    """
-    from handcraft.checkpoint import load
-    from handcraft.commands import seen_by
-    from handcraft.generate import generate as make
-    from handcraft.predict import load_for
-
-    forward, reverse = load(generator / "forward"), load(generator / "reversed")
-    sources = seen_by(forward, load_for(forward, data))
-    wanted = {"per_class": per_class, "total": total, "seed": seed, "batch": batch, "missing": missing, "vary": vary}
-    made = make(forward, reverse, sources, out, **wanted)
-    print(f"{out}: {len(made)} synthetic clips of {len(made.classes)} classes from {len(sources)} real ones")
     return 0
 
 
@@ -237,7 +200,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **cli_view.COMMANDS,
     ("train", "generator"): (train_generator, "train the twin generators", TrainGenerator),
     ("train", "classifier"): (train_classifier, "train Transformer-SL or Mamba-SL", TrainClassifier),
-    ("generate",): (generate, "write a store of synthetic clips", None),
+    **cli_generate.COMMANDS,
     ("evaluate",): (evaluate, "score a classifier or generators", None),
     ("predict",): (predict, "recognise the clips of a store", None),
     ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
