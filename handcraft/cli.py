@@ -11,95 +11,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, arg
 
-from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_view
+from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_train, cli_view
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError
 from handcraft.recipe import check_recipe, load_recipe, recipe_names
-
-
-@dataclass(frozen=True)
-class TrainGenerator:
-    """Train the twin generators on a store's training clips, into OUT/forward and OUT/reversed."""
-
-    data: Store
-    """Store with the clips."""
-    out: Folder
-    """Folder for logs and checkpoints."""
-    twin: Literal["both", "forward", "reversed"] = "both"
-    seed: int = 0
-    clips_per_class: int | None = None
-    """Draw that many training clips of each class, by seed."""
-    resume: bool = False
-    """Continue a stopped run; the result is that of an uninterrupted one."""
-    recipe: Recipe = field(default_factory=Recipe)
-
-
-def train_generator(options: TrainGenerator) -> int:
-    from handcraft.commands import training_data
-    from handcraft.training import TWINS
-    from handcraft.training import train_generator as train
-
-    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
-    for twin in TWINS if options.twin == "both" else (options.twin,):
-        trained = train(
-            data,
-            options.recipe,
-            options.out / twin,
-            reverse=twin == "reversed",
-            seed=options.seed,
-            resume=options.resume,
-        )
-        _print_trained(twin, trained)
-    return 0
-
-
-@dataclass(frozen=True)
-class TrainClassifier:
-    """Train Transformer-SL or Mamba-SL on a store's training clips, if wished after pretraining on synthetic ones."""
-
-    data: Store
-    """Store with the real clips."""
-    out: Folder
-    """Folder for logs and checkpoints."""
-    model: Literal["transformer", "mamba"] = "transformer"
-    synthetic: Store | None = None
-    """Store of synthetic clips to pretrain on (`handcraft generate`)."""
-    pretrain: float | None = None
-    """Share of the steps spent on synthetic clips first; the recipe's where not given."""
-    augment: bool = False
-    """Use the recipe's augmentation."""
-    seed: int = 0
-    clips_per_class: int | None = None
-    """Draw that many training clips of each class, by seed."""
-    resume: bool = False
-    """Continue a stopped run; the result is that of an uninterrupted one."""
-    recipe: Recipe = field(default_factory=Recipe)
-
-
-def train_classifier(options: TrainClassifier) -> int:
-    from handcraft.commands import training_data
-    from handcraft.data.store import Store as Opened
-    from handcraft.training import classifier_recipe, pretrain_classifier
-    from handcraft.training import train_classifier as train
-
-    if options.pretrain is not None and options.synthetic is None:
-        raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic STORE is given to pretrain on")
-    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
-    part = classifier_recipe(options.recipe, options.model)
-    start, common = None, {"seed": options.seed, "resume": options.resume}
-    if options.synthetic is not None:
-        share = options.recipe.pretrain if options.pretrain is None else options.pretrain
-        place = options.out / "pretraining"
-        start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
-    trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
-    _print_trained("classifier", trained)
-    return 0
 
 
 def evaluate(
@@ -198,8 +119,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **cli_import.COMMANDS,
     **cli_export.COMMANDS,
     **cli_view.COMMANDS,
-    ("train", "generator"): (train_generator, "train the twin generators", TrainGenerator),
-    ("train", "classifier"): (train_classifier, "train Transformer-SL or Mamba-SL", TrainClassifier),
+    **cli_train.COMMANDS,
     **cli_generate.COMMANDS,
     ("evaluate",): (evaluate, "score a classifier or generators", None),
     ("predict",): (predict, "recognise the clips of a store", None),
@@ -287,10 +207,3 @@ def _overview(group: str = "") -> str:
 
 def _recipes() -> str:
     return ", ".join(recipe_names())
-
-
-def _print_trained(name: str, trained) -> None:
-    metrics = ", ".join(f"{key} {value:.4g}" for key, value in (trained.best_metrics or {}).items())
-    print(
-        f"{name}: {trained.steps} steps, best checkpoint {trained.best}" + (f" (validation {metrics})" * bool(metrics))
-    )
