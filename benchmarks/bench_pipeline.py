@@ -26,11 +26,12 @@ from handcraft.config import (
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips
 from handcraft.data.window import windows
-from handcraft.generate import generate, sources
+from handcraft.generate import generate
 from handcraft.kernels import CMLPeParams, cmlpe_generate
 from handcraft.kernels.dispatch import VARIABLE
 from handcraft.layouts import layout
 from handcraft.optim import build_optimizer
+from handcraft.synthesis import sources
 from handcraft.tasks import ClassifierTask, GeneratorTask
 
 LAYOUT = layout("handcraft60")

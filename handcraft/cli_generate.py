@@ -33,9 +33,9 @@ def generate(
         vary: rotate, scale and cut the source clips as the generators' own training did.
     """
     from handcraft.checkpoint import load
-    from handcraft.commands import seen_by
     from handcraft.generate import generate as make
     from handcraft.predict import load_for
+    from handcraft.synthesis import seen_by
 
     forward, reverse = load(generator / "forward"), load(generator / "reversed")
     sources = seen_by(forward, load_for(forward, data))

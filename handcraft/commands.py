@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,12 +11,11 @@ from rich.table import Table
 from handcraft.checkpoint import Checkpoint, load
 from handcraft.config import Recipe
 from handcraft.data.clips import Clips, load_clips
-from handcraft.data.split import validation_split
-from handcraft.data.store import Store, split_hash
-from handcraft.errors import CheckpointError, ConfigError, DataError
+from handcraft.data.store import Store
+from handcraft.errors import CheckpointError, ConfigError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.match import GENERATORS
-from handcraft.partition import VALIDATION_SHARE, partition
+from handcraft.partition import partition
 from handcraft.predict import load_for, predict
 from handcraft.recipe import check_recipe
 from handcraft.training import Data
@@ -78,24 +76,6 @@ def _scored(checkpoint: Checkpoint, store: Store, split: str, test_share: float)
         clips = load_for(checkpoint, store)
         return clips.subset(partition(clips, seed=0, test_share=test_share).test)  # the same with every seed
     return store
-
-
-def seen_by(generator: Checkpoint, clips: Clips) -> Clips:
-    """The clips a generator was trained on, its sources; those that validated it are left out where they are known.
-
-    `DataError` if none of them is here.
-    """
-    seen = np.array([int(digest, 16) for digest in generator.seen_clips], dtype=np.uint64)
-    known = np.isin(clips.digest, seen)
-    if not known.any():
-        raise DataError(
-            f"none of the {len(clips)} clips is among those {generator.path} was trained on; give the store that the "
-            "generators were trained with"
-        )
-    # The split is a function of clips and seed: made again, it is the one that the checkpoint's hash belongs to.
-    train, _ = validation_split(np.flatnonzero(known), clips.label.numpy(), VALIDATION_SHARE, generator.seed)
-    same = split_hash(clips.digest[train]) == generator.split_hashes.get("train")
-    return clips.subset(train if same else known)
 
 
 def print_predictions(model: Path, store: Path, ids: Iterable[str] | None, top: int, *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from handcraft.errors import ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.partition import partition
 from handcraft.recipe import load_recipe
+from handcraft.synthesis import seen_by
 
 
 def write_store(path, clips, split=None, ids=None):
@@ -92,15 +93,15 @@ def test_sources_are_the_training_clips(clips):
     made = trained_on(twin(clips, reverse=False), seen)
     made = replace(made, seed=5, split_hashes={"train": split_hash(clips.digest[part.train])})
     assert len(part.valid)
-    assert commands.seen_by(made, clips).ids.tolist() == clips.ids[part.train].tolist()
+    assert seen_by(made, clips).ids.tolist() == clips.ids[part.train].tolist()
     # in a store with other clips beside them, they are still found
     more = small_clips(per_class=9, seed=3)
-    assert len(commands.seen_by(replace(made, seen_clips=(*made.seen_clips, "0" * 16)), clips)) == len(part.train)
+    assert len(seen_by(replace(made, seen_clips=(*made.seen_clips, "0" * 16)), clips)) == len(part.train)
     with pytest.raises(DataError, match="none of the 27 clips is among those"):
-        commands.seen_by(made, more)
+        seen_by(made, more)
     # of a generator that was validated some other way, all clips it has seen
     other = replace(made, split_hashes={"train": "0" * 32})
-    assert sorted(commands.seen_by(other, clips).ids) == sorted(seen.ids)
+    assert sorted(seen_by(other, clips).ids) == sorted(seen.ids)
 
 
 def test_training_data_is_checked_before_it_is_loaded(clips, tmp_path):

@@ -17,8 +17,9 @@ from handcraft.data.statistics import Statistics
 from handcraft.data.store import hex_digests
 from handcraft.data.window import windows
 from handcraft.errors import CheckpointError, ConfigError, DataError
-from handcraft.generate import generate, sources
+from handcraft.generate import generate
 from handcraft.kernels import cmlpe_generate, philox
+from handcraft.synthesis import sources
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_an_interrupted_run_leaves_nothing_and_does_not_stop_the_next(clips, twi
         return cmlpe_generate(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("handcraft.generate.cmlpe_generate", stop_later)
+        patch.setattr("handcraft.synthesis.cmlpe_generate", stop_later)
         with pytest.raises(KeyboardInterrupt):
             generate(*twins, clips, tmp_path / "s", total=100, batch=10)
     assert len(calls) == 3

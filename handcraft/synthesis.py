@@ -1,0 +1,165 @@
+"""Synthetic clips by number: class, source, variation, generation and missing landmarks of any `clip_id`, in memory.
+
+Clip number i of a seed is a function of the generators, the source clips, the seed and i alone: its class is i modulo
+the number of classes, so that any number of clips is as balanced as can be; its source is drawn from the class's clips
+by Philox stream 2; its noise comes from streams 0 and 1, the variation of its source from stream 4. What the clips are
+made for, a store on disk (`handcraft.generate`) or the next training batch (`handcraft.online`), changes nothing.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handcraft.checkpoint import Checkpoint
+from handcraft.config import AugmentConfig
+from handcraft.data.augment import augment as vary_windows
+from handcraft.data.augment import sub_windows
+from handcraft.data.clips import Clips
+from handcraft.data.manifest import hex_digests, split_hash
+from handcraft.data.split import validation_split
+from handcraft.data.window import windows
+from handcraft.errors import ConfigError, DataError
+from handcraft.kernels import cmlpe_generate, philox
+from handcraft.match import require_data, require_twins
+from handcraft.partition import VALIDATION_SHARE
+
+
+class Synthetic(NamedTuple):
+    """B generated clips."""
+
+    landmarks: Tensor
+    """(B,W,J,C) float16, centred coordinates, NaN = missing; the first `length` frames of each are the clip."""
+    length: Tensor
+    """(B,) int64, frames of each clip: its source's where the generators' window repeats or pads, at most W; with
+    resample always W."""
+    label: Tensor
+    """(B,) int64, class."""
+    row: Tensor
+    """(B,) int64, position of its source among the clips."""
+
+
+class Synthesizer:
+    """Twin generators with their source clips: makes any clip of a seed, on the device where the clips lie.
+
+    Of a window of the source the forward generator continues the first half and the reversed one continues the second
+    half backwards: both halves of a clip are generated. The bytes of clip i do not depend on what is made beside it.
+
+    vary: read each source as the generators' training did, with their augmentation (rotated, scaled, a sub-window, a
+    random crop of a longer clip); False: the whole clip, or the centred crop, as it is.
+    missing: "source" marks a landmark missing in frame t of a clip where it is missing in frame t of the source window,
+    so that a lost hand looks like one; "none" keeps what the generators put there.
+
+    `CheckpointError`: the generators do not belong together or to these clips. `ConfigError`: `seed` or `missing` is
+    none of the values named here. `DataError`: a class without clips, when the first clips are made.
+    """
+
+    def __init__(
+        self,
+        forward: Checkpoint,
+        reversed: Checkpoint,
+        clips: Clips,
+        *,
+        seed: int,
+        missing: Literal["source", "none"] = "source",
+        vary: bool = True,
+    ):
+        require_twins(forward, reversed)
+        require_data(forward, clips)
+        if not 0 <= seed < 1 << 64 or missing not in ("source", "none"):
+            raise ConfigError(
+                f"synthetic clips: seed is {seed}, missing {missing!r}; expected a seed in [0, 2^64), missing 'source' "
+                "or 'none'"
+            )
+        self.forward, self.reversed, self.clips = forward, reversed, clips
+        self.seed, self.missing, self.vary = seed, missing, vary
+        self.window, self.noise = forward.window, forward.config.noise
+        self._augment: AugmentConfig | None = forward.augment if vary else None
+        device = clips.start.device
+        statistics = forward.statistics.to(device)
+        self._mean, self._std = statistics.mean.flatten(), statistics.std.flatten()
+        self._twins = [_params(checkpoint, device) for checkpoint in (forward, reversed)]
+
+    @property
+    def seen_clips(self) -> set[str]:
+        """Digests of all real clips behind the synthetic ones: those that either generator or this object has seen."""
+        return {*self.forward.seen_clips, *self.reversed.seen_clips, *hex_digests(self.clips.digest)}
+
+    @torch.no_grad()
+    def make(self, clip_id: Tensor) -> Synthetic:
+        """The clips with these numbers, clip_id (B,) int64."""
+        clip_id = clip_id.to(self.clips.start.device)
+        label, row = sources(self.clips, clip_id, self.seed)
+        context = self._windows(row, clip_id)  # (B,W,J,C), NaN = missing
+        made = torch.empty(context.flatten(2).shape, dtype=torch.float16, device=context.device)
+        cmlpe_generate(
+            *self._twins,
+            context.flatten(2),
+            torch.arange(len(row), device=row.device),
+            label,
+            clip_id,
+            seed=self.seed,
+            noise=self.noise,
+            mean=self._mean,
+            std=self._std,
+            out=made,
+        )
+        made = made.view(context.shape)
+        if self.missing == "source":
+            made.masked_fill_(context[..., :1].isnan(), torch.nan)
+        return Synthetic(made, self._length(row), label, row)
+
+    def _windows(self, row: Tensor, clip_id: Tensor) -> Tensor:
+        """Windows of the sources `row (B,)`, (B,W,J,C) float32, varied by the random numbers of `clip_id`."""
+        if self._augment is None:
+            return windows(self.clips, row, self.window)[0]
+        begin, span = sub_windows(self.clips.length[row], self._augment, self.window, self.seed, clip_id)
+        read = windows(self.clips, row, self.window, begin, span)[0]
+        return vary_windows(read, self._augment, self.seed, clip_id)
+
+    def _length(self, row: Tensor) -> Tensor:
+        if self.window.mode == "resample":
+            return torch.full_like(row, self.window.frames)
+        return self.clips.length[row].clamp(max=self.window.frames)
+
+
+def sources(clips: Clips, clip_id: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Class (B,) and source clip (B,), a position in `clips`, of the generated clips `clip_id (B,)`, all int64.
+
+    The class is clip_id modulo the number of classes; the source is uniform among that class's clips in their order,
+    by word 0 of quad 0, block 0, Philox stream 2. `DataError` names a class without clips.
+    """
+    order, first, count = clips.by_class
+    if not bool((count > 0).all()):
+        empty = [clips.classes[i] for i in (count == 0).nonzero().flatten().tolist()]
+        raise DataError(
+            f"{len(empty)} of {len(clips.classes)} classes have no clip to generate from: {', '.join(empty[:10])}; "
+            "give clips of every class"
+        )
+    label = clip_id % len(clips.classes)
+    word = philox.words(seed, clip_id, philox.STREAM_SOURCE, 0, 1)[:, 0, 0]
+    return label, order[first[label] + philox.integers(word, count[label])]
+
+
+def seen_by(generator: Checkpoint, clips: Clips) -> Clips:
+    """The clips a generator was trained on, its sources; those that validated it are left out where they are known.
+
+    `DataError` if none of them is here.
+    """
+    seen = np.array([int(digest, 16) for digest in generator.seen_clips], dtype=np.uint64)
+    known = np.isin(clips.digest, seen)
+    if not known.any():
+        raise DataError(
+            f"none of the {len(clips)} clips is among those {generator.path} was trained on; give the store that the "
+            "generators were trained with"
+        )
+    # The split is a function of clips and seed: made again, it is the one that the checkpoint's hash belongs to.
+    train, _ = validation_split(np.flatnonzero(known), clips.label.numpy(), VALIDATION_SHARE, generator.seed)
+    same = split_hash(clips.digest[train]) == generator.split_hashes.get("train")
+    return clips.subset(train if same else known)
+
+
+def _params(checkpoint: Checkpoint, device: torch.device):
+    params = checkpoint.model.params()
+    return type(params)(*(value.detach().to(device) for value in params))
