@@ -5,16 +5,15 @@ legend of the colours at the bottom. All clips of a picture are drawn at one sca
 """
 
 import functools
-import importlib.util
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from handcraft.render.choose import Cell, Shown
+from handcraft.render.ink import draw_legend, fitted, font, legend_width, mixed, polyline
 from handcraft.render.palette import DARK, LIGHT
 from handcraft.render.skeleton import LEFT, RIGHT, SIDES, WIDTH, skeleton
 from handcraft.render.view import joint_box
@@ -77,7 +76,7 @@ class Drawing:
         inks = [("text", "ground"), ("quiet", "ground")]
         inks += [(side, where) for side in SIDES for where in ("stage", "ground")]
         steps = [step / _EDGE_STEPS for step in range(_EDGE_STEPS + 1)]
-        shades = (_mixed(self._palette[ink], self._palette[ground], step) for ink, ground in inks for step in steps)
+        shades = (mixed(self._palette[ink], self._palette[ground], step) for ink, ground in inks for step in steps)
         return list(dict.fromkeys(shades))
 
     def at(self, frame: int) -> Image.Image:
@@ -110,7 +109,7 @@ class Drawing:
         for number, (clip, view) in enumerate(zip(clips, views, strict=True)):
             top = number * self._row_height + _GAP
             self._text(pen, (_GAP, top), clip.title, "text", across)
-            used = self._font.getlength(self._fitted(clip.title, across)) + self._font.size
+            used = self._font.getlength(fitted(clip.title, across, self._font)) + self._font.size
             self._text(pen, (_GAP + used, top), clip.note, "quiet", across - used)
             for column, frame in enumerate(np.unique(np.linspace(0, len(view) - 1, STRIP_FRAMES).round()).astype(int)):
                 x, y = _GAP + column * (self._width + _GAP // 2), top + self._line
@@ -139,27 +138,13 @@ class Drawing:
 
     @property
     def _legend_width(self) -> int:
-        size = self._font.size
-        return 2 * _GAP + sum(round(self._font.getlength(words) + 2.8 * size) for words in SIDES.values())
+        return 2 * _GAP + legend_width(self._font)
 
     def _legend(self, pen: ImageDraw.ImageDraw, bottom: int) -> None:
-        x, y, size = _GAP, bottom - self._line - _GAP // 2, self._font.size
-        for side, words in SIDES.items():
-            middle = y + size * 0.65
-            pen.line((x, middle, x + size, middle), self._palette[side], max(2, size // 4))
-            pen.text((x + 1.4 * size, y), words, font=self._font, fill=self._palette["quiet"])
-            x += round(self._font.getlength(words) + 2.8 * size)
+        draw_legend(pen, (_GAP, bottom - self._line - _GAP // 2), self._palette, self._font)
 
     def _text(self, pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str, width: float) -> None:
-        pen.text(at, self._fitted(text, width), font=self._font, fill=self._palette[colour])
-
-    def _fitted(self, text: str, width: float) -> str:
-        """`text`, cut where it would be wider than `width`."""
-        if self._font.getlength(text) <= width:
-            return text
-        while text and self._font.getlength(text + "...") > width:
-            text = text[:-1]
-        return text + "..."
+        pen.text(at, fitted(text, width, self._font), font=self._font, fill=self._palette[colour])
 
     def _figure(self, clip: Shown, points: np.ndarray, frame: int) -> Image.Image:
         """One clip's tile at one frame; points (T,J,2)."""
@@ -170,45 +155,14 @@ class Drawing:
         if self._trails:
             for side, wrist in _WRISTS.items():
                 path = points[:, clip.layout.position("pose", wrist)]
-                _polyline(
+                polyline(
                     pen,
                     (path - (left, top)) * scale,
-                    _mixed(self._palette[side], self._palette["stage"], 0.5),
+                    mixed(self._palette[side], self._palette["stage"], 0.5),
                     scale * 0.02,
                 )
         pixels = (points[frame] - (left, top)) * scale
         for line in skeleton(clip.layout).lines:
             width = max(SUPERSAMPLING, scale * WIDTH[line.part])
-            _polyline(pen, pixels[list(line.points)], self._palette[line.side], width)
+            polyline(pen, pixels[list(line.points)], self._palette[line.side], width)
         return tile.resize((self._width, self._height), Image.Resampling.LANCZOS)
-
-
-def _polyline(pen: ImageDraw.ImageDraw, path: np.ndarray, colour: str, width: float) -> None:
-    """Join the consecutive points of `path` (P,2) that are there, with round ends and corners."""
-    there = ~np.isnan(path[:, 0])
-    for at in np.flatnonzero(there[:-1] & there[1:]).tolist():
-        pen.line((*path[at], *path[at + 1]), colour, round(width))
-    joined = there & (np.append(there[1:], False) | np.insert(there[:-1], 0, False))
-    radius = (round(width) - 1) / 2  # Pillow counts the pixels of both ends of a box
-    for x, y in path[joined].tolist():
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
-
-
-def _mixed(colour: str, ground: str, share: float) -> tuple[int, ...]:
-    """RGB of `share` of one #rrggbb colour over another."""
-    one, other = (bytes.fromhex(text[1:]) for text in (colour, ground))
-    return tuple(round(a * share + b * (1 - share)) for a, b in zip(one, other, strict=True))
-
-
-@functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A sans-serif font of `size` pixels: DejaVu Sans, which knows most alphabets, where matplotlib or the system has
-    it, otherwise Pillow's own, which knows English alone (other letters are boxes)."""
-    found = importlib.util.find_spec("matplotlib")
-    folders = [Path(folder) / "mpl-data/fonts/ttf" for folder in found.submodule_search_locations] if found else []
-    for name in (*(str(folder / "DejaVuSans.ttf") for folder in folders), "DejaVuSans.ttf", "Arial.ttf"):
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)

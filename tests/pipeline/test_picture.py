@@ -9,8 +9,9 @@ from PIL import ImageColor
 
 from handcraft.layouts import layout
 from handcraft.render.choose import Shown
+from handcraft.render.ink import font
 from handcraft.render.palette import DARK, LIGHT
-from handcraft.render.picture import STRIP_FRAMES, Drawing, font
+from handcraft.render.picture import STRIP_FRAMES, Drawing
 from handcraft.render.view import SIGNING_SPACE
 
 RAW = layout("holistic75")
