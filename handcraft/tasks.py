@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,20 @@ from handcraft.config import (
     TrainConfig,
     TransformerRecipe,
 )
-from handcraft.data.batches import Batch, evaluation_batches, sample_batch, training_batch
+from handcraft.data.batches import Batch, evaluation_batches, training_batch
 from handcraft.data.clips import Clips
 from handcraft.data.manifest import hex_digests, split_hash
+from handcraft.data.ready import ReadyWindows
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.losses import motion_loss
+from handcraft.memory import free_memory
 from handcraft.metrics.motion import PointError, comparable
 from handcraft.models import ModelConfig, build, kind_of
 from handcraft.models.cmlpe import twin_view
 
 _EVALUATION_BATCH = 256
-_CACHE_BYTES = 1 << 31  # training windows that do not change are kept ready, unless they take more than this
+_READY_SHARE = 8  # training windows are laid out ready where that takes at most this part of the free memory
 
 Positions = Sequence[int] | np.ndarray | Tensor
 
@@ -105,7 +108,6 @@ class _ClipTask(ABC):
             self.model = build(self.model_config)
         if initial is not None:
             self.model.load_state_dict(initial.model.state_dict())
-        self._ready: Batch | None = None
         self._valid_batches: list[Batch] | None = None
 
     @abstractmethod
@@ -122,11 +124,8 @@ class _ClipTask(ABC):
 
     def batch(self, step: int) -> Batch:
         """Training batch `step`, a function of (seed, step)."""
-        if self._fixed_windows():
-            if self._ready is None:
-                self._ready = _join(evaluation_batches(self.clips, self.window, self.statistics, _EVALUATION_BATCH))
-            index, sample_id = sample_batch(step, self.config.batch, self.seed, self.clips)
-            return replace(_take(self._ready, index), sample_id=sample_id)
+        if self._ready is not None:
+            return self._ready.training_batch(step, batch=self.config.batch, seed=self.seed)
         return training_batch(
             self.clips,
             step,
@@ -194,16 +193,15 @@ class _ClipTask(ABC):
         }
         return values | {"statistics": _hash(self.statistics.mean.numpy(), self.statistics.std.numpy())}
 
-    def _fixed_windows(self) -> bool:
-        """Whether a clip's training window is the same every time, so that it need be made only once."""
-        augment, frames = self.augment, self.window.frames
-        if augment.rotation or augment.scale:
-            return False
-        if self.window.mode == "resample":
-            random = augment.subwindow < 1
-        else:
-            random = bool((self.clips.length > frames).any())
-        return not random and 4 * len(self.clips) * frames * self.model_config.dim <= _CACHE_BYTES
+    @cached_property
+    def _ready(self) -> ReadyWindows | None:
+        """The training windows, ready to be copied where they are of that kind and leave memory for the rest."""
+        if not ReadyWindows.serves(self.augment, self.window):
+            return None
+        spare = free_memory(self.clips.start.device) // _READY_SHARE
+        if ReadyWindows.bytes_needed(self.clips, self.window) > spare:
+            return None
+        return ReadyWindows(self.clips, self.window, self.statistics)
 
     def _check_initial(self, initial: Checkpoint) -> None:
         """The weights that training starts from must belong to the same model, classes and input."""

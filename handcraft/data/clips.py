@@ -86,6 +86,10 @@ class Clips:
         start = int(self.start[i])
         return self.frames[start : start + int(self.length[i])]
 
+    def read(self, rows: Tensor) -> Tensor:
+        """Frames at these rows (K,) int64 -> a new (K,J,C) float32, NaN = missing."""
+        return self.frames.index_select(0, rows).float()
+
     def rows(self) -> Tensor:
         """Rows of `frames` that belong to these clips, clip after clip, (sum of lengths,) int64."""
         first = self.length.cumsum(0) - self.length

@@ -85,7 +85,7 @@ def test_ready_windows_are_the_batches_made_anew(mode, long, augment):
         assert fields_equal(found, task.batch(step))
 
 
-def test_windows_are_kept_ready_only_where_nothing_is_random():
+def test_windows_are_laid_out_ready_only_where_nothing_is_turned_scaled_or_resampled_anew(monkeypatch):
     def ready(mode="resample", lengths=(20, 45), **augment):
         recipe = replace(
             RECIPES["transformer_sl"], window=WindowConfig(frames=16, mode=mode), augment=AugmentConfig(**augment)
@@ -96,11 +96,13 @@ def test_windows_are_kept_ready_only_where_nothing_is_random():
 
     assert ready()
     assert ready("zero", (6, 17))
-    assert not ready("zero")
-    assert not ready("wrap")
-    assert not ready(rotation=5.0)
+    assert ready("zero")
+    assert ready("wrap", subwindow=0.9)  # which only resample knows
+    assert not ready("wrap", rotation=5.0)
     assert not ready(scale=0.1)
     assert not ready(subwindow=0.9)
+    monkeypatch.setattr("handcraft.tasks.free_memory", lambda device: 1 << 18)
+    assert not ready(), "it would take too much of the memory"
 
 
 def test_augmentation_is_the_recipes_or_none():
