@@ -9,7 +9,7 @@ Class, group and split of a clip stand in a table, or its class is the name of t
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def clips_by_table(table: Path | str) -> list[ClipFile]:
         found.append(ClipFile(path, id, row["label"], row.get("group", ""), row.get("split", "")))
     if not found:
         raise DataError(f"{table}: lists no clip; give a line for each")
-    return _distinct(found, table)
+    return distinct(found, table)
 
 
 def clips_by_folder(folder: Path | str, suffix: str) -> list[ClipFile]:
@@ -86,23 +86,26 @@ def clips_by_folder(folder: Path | str, suffix: str) -> list[ClipFile]:
         found += [ClipFile(clip, f"{place.name}-{clip.name.removesuffix(suffix)}", place.name) for clip in clips]
     if not found:
         raise DataError(f"{folder}: holds no folder, expected one for each class with its clips in it")
-    return _distinct(found, folder)
+    return distinct(found, folder)
 
 
-def entries(folder: Path, suffix: str) -> list[Path]:
+def entries(folder: Path, suffix: str | Collection[str]) -> list[Path]:
     """The files in `folder` with this ending, or its folders if that is "", in the order of the numbers in their names.
 
+    suffix: of several endings any counts; they are given in small letters, and large ones in a name are the same.
     Hidden names are passed over. `DataError`: a folder that cannot be read, or a link in it.
     """
     try:
         names = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: not a folder that can be read ({error.strerror})") from None
-    paths = [path_inside(folder, name, folder) for name in sorted(names, key=_by_number)]
+    paths = [path_inside(folder, name, folder) for name in sorted(names, key=by_number)]
+    if not isinstance(suffix, str):
+        return [path for path in paths if path.suffix.lower() in suffix and path.is_file()]
     return [path for path in paths if (path.suffix == suffix if suffix else path.is_dir())]
 
 
-def _by_number(name: str) -> list[Any]:
+def by_number(name: str) -> list[Any]:
     """Sort key that orders the numbers in names by value: clip 9 comes before clip 10."""
     return [int(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", name))]
 
@@ -175,8 +178,8 @@ def write_store(
     )
 
 
-def _distinct(clips: list[ClipFile], where: Path) -> list[ClipFile]:
-    """The clips, if no two share an id."""
+def distinct(clips: list[ClipFile], where: Path) -> list[ClipFile]:
+    """The clips, if no two share an id; `DataError` names two that do, and `where` they are."""
     first: dict[str, ClipFile] = {}
     for clip in clips:
         if first.setdefault(clip.id, clip) is not clip:
