@@ -1,6 +1,8 @@
 """One part of a store under construction: its table, and its frames as they stream to disk."""
 
 import contextlib
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,63 +29,91 @@ SCHEMA = pa.schema(
 )
 
 
-class PartFiles:
-    """One part under construction, in a temporary folder beside its final place."""
+TABLE_TEXTS = ("id", "group", "split", "provenance")
+REPEATED = ["label", "group", "split"]  # texts that many clips share, which a dictionary in the file pays for
 
-    def __init__(self, store: Path, number: int, dtype: np.dtype, points: tuple[int, int]) -> None:
-        self.name = f"part-{number:05d}"
+
+def part_name(number: int) -> str:
+    """Folder of part `number` of a store."""
+    return f"part-{number:05d}"
+
+
+class PartFiles:
+    """One part under construction, in a temporary folder beside its final place.
+
+    rows: frames it is expected to hold. Where that comes true, its frames are hashed as they are written, and need not
+    be read again: the number stands at the head of the file, so the hash cannot start without it.
+    """
+
+    def __init__(self, store: Path, number: int, dtype: np.dtype, points: tuple[int, int], rows: int = 0) -> None:
+        self.name = part_name(number)
         self.clips = self.rows = 0
-        self._dtype, self._points = dtype, points
+        self._dtype, self._points, self._expected = dtype, points, rows
         self._columns: list[Mapping[str, Any]] = []
         self._stack = contextlib.ExitStack()
         self._folder = self._stack.enter_context(atomic_path(store / self.name))
         self._folder.mkdir()
-        self._file = self._stack.enter_context((self._folder / LANDMARKS).open("wb"))
-        self._header = self._write_header()
+        self._file = self._stack.enter_context((self._folder / LANDMARKS).open("wb", buffering=0))
+        header = self._header(rows)
+        self._file.write(header)
+        self._head, self._hash = len(header), hashlib.sha256(header)
 
-    def _write_header(self) -> int:
+    def _header(self, rows: int) -> bytes:
         """numpy pads its header so that the first axis may grow: written first, rewritten in place at the end."""
-        shape = (self.rows, *self._points)
-        entry = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, entry)
-        return self._file.tell()
+        entry = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, entry | {"shape": (rows, *self._points)})
+        return head.getvalue()
 
     def write(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
+        """Append clips (B,T,J,C) and their rows of the table: texts as pyarrow arrays, the rest as numpy's."""
         lengths = columns["frames"]
         if (lengths == frames.shape[1]).all():
-            self._file.write(memoryview(frames).cast("B"))
+            self._append(frames)
         else:
-            for clip, length in zip(frames, lengths, strict=True):
-                self._file.write(memoryview(clip[:length]).cast("B"))
+            self._append(frames[np.arange(frames.shape[1]) < lengths[:, None]])
         self._columns.append(columns)
         self.clips += len(frames)
         self.rows += int(lengths.sum())
 
-    def close(self, classes: Sequence[str]) -> tuple[tuple[list[str], list[str], np.ndarray], PartEntry]:
-        """Write the table, rename the part into place; its ids, splits and digests, and its line of the manifest."""
+    def _append(self, frames: np.ndarray) -> None:
+        content = memoryview(frames).cast("B")
+        while content:  # an unbuffered file may take less than it is given
+            content = content[self._file.write(content) :]
+        if self.rows < self._expected:
+            self._hash.update(memoryview(frames).cast("B"))
+
+    def close(self, classes: Sequence[str]) -> tuple[pa.Table, PartEntry]:
+        """Write the table, rename the part into place; the table, and the part's line of the manifest."""
         with self._stack:
-            if self._write_header() != self._header:
+            header = self._header(self.rows)
+            if len(header) != self._head:
                 raise DataError(f"{self._folder}: the header of {LANDMARKS} outgrew its place; use smaller parts")
+            self._file.seek(0)
+            self._file.write(header)
             self._file.close()
-            text = {
-                name: [value for batch in self._columns for value in batch[name]]
-                for name in ("id", "group", "split", "provenance")
-            }
-            number = {
-                name: np.concatenate([batch[name] for batch in self._columns]) for name in ("label", "frames", "digest")
-            }
-            frames = number["frames"].astype(np.int64)
-            columns = text | {
-                "label": pa.array(list(classes), pa.string()).take(pa.array(number["label"])),
-                "first": np.cumsum(frames) - frames,
-                "frames": frames,
-                "digest": number["digest"].astype(np.uint64),
-            }
-            table = pa.table([pa.array(columns[entry.name], entry.type) for entry in SCHEMA], schema=SCHEMA)
-            pq.write_table(table, self._folder / CLIPS, compression="zstd")
-            hashes = {name: sha256_file(self._folder / name) for name in (CLIPS, LANDMARKS)}
-        return (text["id"], text["split"], columns["digest"]), PartEntry(self.name, self.clips, self.rows, hashes)
+            table = self._table(classes)
+            pq.write_table(table, self._folder / CLIPS, compression="zstd", use_dictionary=REPEATED)
+            hashed = self._hash.hexdigest() if self.rows == self._expected else sha256_file(self._folder / LANDMARKS)
+            entry = PartEntry(
+                self.name, self.clips, self.rows, {CLIPS: sha256_file(self._folder / CLIPS), LANDMARKS: hashed}
+            )
+        return table, entry
+
+    def _table(self, classes: Sequence[str]) -> pa.Table:
+        """One chunk a column, so that the file does not depend on how the clips came."""
+        columns = {name: pa.concat_arrays([batch[name] for batch in self._columns]) for name in TABLE_TEXTS}
+        number = {
+            name: np.concatenate([batch[name] for batch in self._columns]) for name in ("label", "frames", "digest")
+        }
+        frames = number["frames"].astype(np.int64)
+        columns |= {
+            "label": pa.array(list(classes), pa.string()).take(pa.array(number["label"])),
+            "first": np.cumsum(frames) - frames,
+            "frames": frames,
+            "digest": number["digest"].astype(np.uint64),
+        }
+        return pa.table([pa.array(columns[entry.name], entry.type) for entry in SCHEMA], schema=SCHEMA)
 
     def discard(self) -> None:
         """Close the file and remove the temporary folder: its context ends with an error, so nothing is renamed."""

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from handcraft.data.manifest import (
     MANIFEST,
-    MAX_PROVENANCE,
-    MAX_TEXT,
     Manifest,
     PartEntry,
     clip_digests,
-    is_text,
     split_hash,
 )
-from handcraft.data.part import PartFiles
+from handcraft.data.part import TABLE_TEXTS, PartFiles
+from handcraft.data.texts import text_column
 from handcraft.errors import DataError
 from handcraft.files import TEMPORARY, with_checksum, write_json
 
@@ -97,7 +97,7 @@ class StoreWriter:
             raise DataError(f"{path}: part_clips is {part_clips}, expected at least 1")
         self._part_clips = part_clips
         self._class_index = {name: index for index, name in enumerate(self._manifest.classes)}
-        self._parts: list[PartEntry] = []
+        self._parts: dict[int, PartEntry] = {}
         self._digests: dict[str, list[np.ndarray]] = {}  # by split, for the split hashes
         self._id_hashes: list[np.ndarray] = []
         self._part: PartFiles | None = None
@@ -149,11 +149,11 @@ class StoreWriter:
         self,
         landmarks: np.ndarray,
         *,
-        ids: Sequence[str],
+        ids: Sequence[str] | pa.Array,
         labels: Sequence[str] | Sequence[int] | np.ndarray,
-        groups: Sequence[str] | None = None,
-        splits: Sequence[str] | None = None,
-        provenance: Sequence[Mapping[str, Any] | str | None] | None = None,
+        groups: Sequence[str] | pa.Array | None = None,
+        splits: Sequence[str] | pa.Array | None = None,
+        provenance: Sequence[Mapping[str, Any] | str | None] | pa.Array | None = None,
         digests: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
     ) -> None:
@@ -178,11 +178,11 @@ class StoreWriter:
         with np.errstate(over="ignore"):  # an overflow shows as infinity just below
             frames = np.ascontiguousarray(frames, dtype=self._dtype)
         columns = {
-            "id": list(ids),
+            "id": ids,
             "label": labels,
-            "group": [""] * count if groups is None else list(groups),
-            "split": [""] * count if splits is None else list(splits),
-            "provenance": [""] * count if provenance is None else [_provenance_text(entry) for entry in provenance],
+            "group": [""] * count if groups is None else groups,
+            "split": [""] * count if splits is None else splits,
+            "provenance": [""] * count if provenance is None else provenance,
             "frames": np.full(count, steps) if lengths is None else np.asarray(lengths),
         }
         if digests is not None:
@@ -190,19 +190,39 @@ class StoreWriter:
         for name, column in columns.items():
             if len(column) != count:
                 raise DataError(f"{self.path}: {len(column)} values of {name} for {count} clips ({_first(ids)} ...)")
-        columns["label"] = self._indices(labels, columns["id"])
+        columns["label"] = self._indices(labels, ids)
+        for name in TABLE_TEXTS:
+            columns[name] = text_column(name, columns[name], ids, self.path)
         self._check(frames, columns)
         if digests is None:
             columns["digest"] = clip_digests(frames, columns["frames"])
         done = 0
         while done < count:
             if self._part is None:
-                self._part = PartFiles(self.path, len(self._parts), self._dtype, points)
+                self._open_part(len(self._parts))
             take = min(count - done, self._part_clips - self._part.clips)
-            self._part.write(frames[done : done + take], {k: v[done : done + take] for k, v in columns.items()})
+            with self._writing():
+                self._part.write(frames[done : done + take], {k: v[done : done + take] for k, v in columns.items()})
             done += take
             if self._part.clips == self._part_clips:
                 self._close_part()
+
+    def _open_part(self, number: int, rows: int = 0) -> None:
+        with self._writing():
+            self._part = PartFiles(self.path, number, self._dtype, self._manifest.points, rows)
+        self._number = number
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the file system refuses (a full disk, a quota, a read-only folder), said in one line."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise DataError(f"{self.path}: cannot be written ({why}); {self._advice()}") from error
+
+    def _advice(self) -> str:
+        return "nothing of the store is kept; free space there, or choose another place"
 
     def _indices(self, labels: Sequence[str] | Sequence[int] | np.ndarray, ids: Sequence[str]) -> np.ndarray:
         """Class names or indices -> class indices (B,) int64."""
@@ -211,51 +231,44 @@ class StoreWriter:
             wrong = np.flatnonzero((found < 0) | (found >= len(known)))
             if wrong.size:
                 at = int(wrong[0])
-                raise DataError(f"{self.path}: clip {ids[at]!r} has class {found[at]}, expected 0 to {len(known) - 1}")
+                raise DataError(f"{self.path}: clip {str(ids[at])!r} has class {found[at]}, expected 0 to {len(known) - 1}")
             return found.astype(np.int64)
         for at, label in enumerate(labels):
             if label not in known:
-                raise DataError(f"{self.path}: clip {ids[at]!r} has label {str(label)!r}, which is not in the classes")
+                raise DataError(f"{self.path}: clip {str(ids[at])!r} has label {str(label)!r}, which is not in the classes")
         return np.array([known[label] for label in labels], dtype=np.int64)
 
     def _check(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
         """Refuse what a reader would refuse, naming the clip."""
-        ids = columns["id"]
-        for name in ("id", "group", "split"):
-            for text in set(columns[name]):
-                if not is_text(text) or (name == "id" and not text):
-                    clip = ids[columns[name].index(text)]
-                    raise DataError(
-                        f"{self.path}: clip {str(clip)[:80]!r} has {name} {str(text)[:80]!r}, expected text of at most "
-                        f"{MAX_TEXT} printable characters"
-                    )
-        for clip, text in zip(ids, columns["provenance"], strict=True):
-            size = len(text.encode("utf-8", "replace"))
-            if size > MAX_PROVENANCE:
-                raise DataError(
-                    f"{self.path}: clip {clip!r} has a provenance of {size} bytes, expected at most {MAX_PROVENANCE}"
-                )
-        lengths = columns["frames"]
+        ids, lengths = columns["id"], columns["frames"]
         wrong = np.flatnonzero((lengths < 1) | (lengths > frames.shape[1]))
         if lengths.dtype.kind not in "iu" or wrong.size:
             at = int(wrong[0]) if wrong.size else 0
-            raise DataError(f"{self.path}: clip {ids[at]!r} has length {lengths[at]}, expected 1 to {frames.shape[1]}")
+            raise DataError(
+                f"{self.path}: clip {str(ids[at])!r} has length {lengths[at]}, expected 1 to {frames.shape[1]}"
+            )
         infinite = np.flatnonzero(_is_infinite(frames).any(axis=(1, 2, 3)))
         if infinite.size:
             raise DataError(
-                f"{self.path}: clip {ids[int(infinite[0])]!r} holds infinite coordinates (as {self._dtype.name}); a "
-                "missing landmark is NaN, and every other value must fit"
+                f"{self.path}: clip {str(ids[int(infinite[0])])!r} holds infinite coordinates (as {self._dtype.name}); "
+                "a missing landmark is NaN, and every other value must fit"
             )
 
     def _close_part(self) -> None:
         part, self._part = self._part, None
-        table, entry = part.close(self._manifest.classes)
-        self._parts.append(entry)
-        ids, splits, digests = table
-        self._id_hashes.append(np.fromiter(map(hash, ids), dtype=np.int64, count=len(ids)))
-        splits = np.asarray(splits, dtype=str)
-        for split in np.unique(splits[splits != ""]):
-            self._digests.setdefault(str(split), []).append(digests[splits == split])
+        with self._writing():
+            table, entry = part.close(self._manifest.classes)
+        self._count(table)
+        self._parts[self._number] = entry
+
+    def _count(self, table: pa.Table) -> None:
+        """Remember of a part's clips what the whole store must know. 64-bit hashes stand for the ids, which need not
+        all be in memory."""
+        digests, splits = table["digest"].to_numpy(), table["split"]
+        self._id_hashes.append(np.fromiter(map(hash, table["id"].to_pylist()), dtype=np.int64, count=len(table)))
+        for split in sorted(set(pc.unique(splits).to_pylist()) - {""}):
+            chosen = pc.equal(splits, split).to_numpy(zero_copy_only=False)
+            self._digests.setdefault(split, []).append(digests[chosen])
 
     def _finish(self) -> None:
         if self._part is not None:
@@ -263,11 +276,13 @@ class StoreWriter:
         if not self._parts:
             raise DataError(f"{self.path}: no clip was added, so there is no store to write")
         hashes = np.concatenate(self._id_hashes)
-        if len(np.unique(hashes)) != len(hashes):  # 64-bit hashes stand for the ids, which need not all be in memory
+        if len(np.unique(hashes)) != len(hashes):
             raise DataError(f"{self.path}: at least two clips have the same id; ids must differ within a store")
         hashes = {split: split_hash(np.concatenate(found)) for split, found in sorted(self._digests.items())}
-        manifest = dataclasses.replace(self._manifest, parts=tuple(self._parts), split_hashes=hashes)
-        write_json(self.path / MANIFEST, with_checksum(manifest.to_dict()))
+        parts = tuple(self._parts[number] for number in sorted(self._parts))
+        manifest = dataclasses.replace(self._manifest, parts=parts, split_hashes=hashes)
+        with self._writing():
+            write_json(self.path / MANIFEST, with_checksum(manifest.to_dict()))
 
     def _discard(self) -> None:
         """Unless the store is whole, leave nothing that looks like one, or like half of one."""
@@ -315,10 +330,6 @@ def _clear_leftovers(path: Path) -> None:
             entry.unlink()
 
 
-def _provenance_text(entry: Mapping[str, Any] | str | None) -> str:
-    return entry if isinstance(entry, str) else json.dumps(entry, allow_nan=False) if entry else ""
-
-
 def _is_infinite(frames: np.ndarray) -> np.ndarray:
     """Where float16 or float32 `frames` are infinite. float16 is compared bit by bit, as in `is_nan`."""
     if frames.dtype == np.float16:
@@ -327,7 +338,7 @@ def _is_infinite(frames: np.ndarray) -> np.ndarray:
 
 
 def _first(ids: Sequence[str]) -> str:
-    return f"clip {ids[0]!r}" if len(ids) else "no clip"
+    return f"clip {str(ids[0])!r}" if len(ids) else "no clip"
 
 
 def _first_twice(names: Sequence[str]) -> str:
