@@ -32,6 +32,7 @@ from handcraft.data.clips import Clips
 from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.ready import ReadyWindows
 from handcraft.data.statistics import Statistics, authors, compute
+from handcraft.distributed import WHOLE, Share
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.losses import motion_loss
 from handcraft.memory import free_memory
@@ -122,10 +123,10 @@ class _ClipTask(ABC):
     def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
         """Sort key of validation metrics; the smallest is the best."""
 
-    def batch(self, step: int) -> Batch:
-        """Training batch `step`, a function of (seed, step)."""
+    def batch(self, step: int, share: Share = WHOLE) -> Batch:
+        """Training batch `step`, a function of (seed, step), or a share of its samples."""
         if self._ready is not None:
-            return self._ready.training_batch(step, batch=self.config.batch, seed=self.seed)
+            return self._ready.training_batch(step, batch=self.config.batch, seed=self.seed, share=share)
         return training_batch(
             self.clips,
             step,
@@ -134,6 +135,7 @@ class _ClipTask(ABC):
             window=self.window,
             statistics=self.statistics,
             augment=self.augment,
+            share=share,
         )
 
     def loss(self, step: int) -> Tensor:

@@ -15,6 +15,7 @@ from handcraft.data.augment import draw_turns, sub_windows, turn
 from handcraft.data.clips import Clips
 from handcraft.data.statistics import Statistics
 from handcraft.data.window import windows
+from handcraft.distributed import WHOLE, Share
 from handcraft.errors import ConfigError, DataError
 from handcraft.kernels import philox
 
@@ -48,8 +49,8 @@ class Batch:
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def sample_batch(step: int, batch: int, seed: int, clips: Clips) -> tuple[Tensor, Tensor]:
-    """Balanced draw for training step `step` -> index (B,) and sample_id (B,), int64.
+def sample_batch(step: int, batch: int, seed: int, clips: Clips, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
+    """Balanced draw for training step `step` -> index (B,) and sample_id (B,), int64, of this share of the batch.
 
     Sample i of the batch has sample_id = step * batch + i; its class and its clip within the class are each uniform,
     from the Philox stream for batch sampling. `DataError` names a class without clips.
@@ -63,7 +64,7 @@ def sample_batch(step: int, batch: int, seed: int, clips: Clips) -> tuple[Tensor
             f"{len(empty)} of {len(clips.classes)} classes have no clip to sample: {', '.join(empty[:10])}; add "
             "clips or leave these classes out of the data"
         )
-    sample_id = step * batch + torch.arange(batch, device=order.device)
+    sample_id = step * batch + torch.arange(batch, device=order.device)[share.of(batch)]
     words = philox.words(seed, sample_id, philox.STREAM_BATCH, 0, 1)[:, 0]  # (B,4)
     label = philox.integers(words[:, 0], len(clips.classes))
     return order[first[label] + philox.integers(words[:, 1], count[label])], sample_id
@@ -78,9 +79,11 @@ def training_batch(
     window: WindowConfig,
     statistics: Statistics,
     augment: AugmentConfig | None = None,
+    share: Share = WHOLE,
 ) -> Batch:
-    """The balanced, augmented batch of training step `step`. Without `augment` only longer clips' crops are random."""
-    index, sample_id = sample_batch(step, batch, seed, clips)
+    """The balanced, augmented batch of training step `step`, or a share of it. Without `augment` only longer clips'
+    crops are random."""
+    index, sample_id = sample_batch(step, batch, seed, clips, share)
     augment = AugmentConfig() if augment is None else augment
     begin, span = sub_windows(clips.length[index], augment, window, seed, sample_id)
     turns = draw_turns(augment, seed, sample_id)

@@ -16,6 +16,7 @@ from handcraft.data.augment import sub_windows
 from handcraft.data.batches import Batch, evaluation_batches, sample_batch
 from handcraft.data.clips import Clips
 from handcraft.data.statistics import Statistics
+from handcraft.distributed import WHOLE, Share
 
 _CHUNK = 1 << 10  # clips laid out at a time, so that nothing but the result is large
 
@@ -53,14 +54,14 @@ class ReadyWindows:
         _, landmarks, coordinates = clips.frames.shape
         return int(_lengths(clips, window).sum()) * (4 * landmarks * coordinates + landmarks + 1)
 
-    def training_batch(self, step: int, *, batch: int, seed: int) -> Batch:
+    def training_batch(self, step: int, *, batch: int, seed: int, share: Share = WHOLE) -> Batch:
         """What `batches.training_batch` gives for this step."""
-        index, sample_id = sample_batch(step, batch, seed, self.clips)
+        index, sample_id = sample_batch(step, batch, seed, self.clips, share)
         row = self._first[index]
         if self.window.mode != "resample":
             row = row + sub_windows(self.clips.length[index], AugmentConfig(), self.window, seed, sample_id)[0].long()
         x, present, valid = (
-            runs.index_select(0, row).view(batch, self.window.frames, -1)
+            runs.index_select(0, row).view(len(row), self.window.frames, -1)
             for runs in (self._x, self._present, self._valid)
         )
         return Batch(x, present, valid.squeeze(2), self.clips.label[index], index, sample_id)
