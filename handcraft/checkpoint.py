@@ -61,6 +61,8 @@ class Checkpoint:
     """Sorted 16-hex-digit digests of every clip that shaped the weights, directly or through pretraining."""
     initial: str = ""
     """SHA-256 of the weights that training started from; empty for a fresh model."""
+    generators: tuple[str, ...] = ()
+    """SHA-256 of the forward and the reversed generator's weights behind the synthetic clips of the pretraining."""
     step: int = 0
     metrics: dict[str, float] | None = None
     """Validation metrics at this step; None without validation clips."""
@@ -81,7 +83,7 @@ class Checkpoint:
 
 _CONFIGS = {"preprocess": PreprocessConfig, "window": WindowConfig, "train": TrainConfig, "augment": AugmentConfig}
 _PLAIN = {"reverse": bool, "classes": list, "layout": str, "seed": int, "split_hashes": dict, "seen_clips": list}
-_PLAIN |= {"initial": str, "step": int}
+_PLAIN |= {"initial": str, "generators": list, "step": int}
 
 
 def step_folder(run: Path | str, step: int) -> Path:
@@ -331,6 +333,7 @@ def _plain_fields(value: dict, file: Path) -> dict[str, Any]:
         and classes == sorted(set(classes)),
         "seen_clips": all(map(is_digest, plain["seen_clips"])),
         "split_hashes": all(isinstance(found, str) for found in plain["split_hashes"].values()),
+        "generators": all(isinstance(found, str) for found in plain["generators"]),
         "layout": plain["layout"] in LAYOUTS,
         "seed": 0 <= plain["seed"] < 1 << 63,
         "step": 0 <= plain["step"] < 1 << 63,
@@ -338,7 +341,7 @@ def _plain_fields(value: dict, file: Path) -> dict[str, Any]:
     for name, good in rules.items():
         if not good:
             raise CheckpointError(f"{file}: {name} is {plain[name]!a:.80}, which no training run writes")
-    return plain | {name: tuple(plain[name]) for name in ("classes", "seen_clips")}
+    return plain | {name: tuple(plain[name]) for name in ("classes", "seen_clips", "generators")}
 
 
 def _typed(value: dict, name: str, kind: type, file: Path) -> Any:

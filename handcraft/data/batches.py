@@ -49,14 +49,20 @@ class Batch:
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
+def sample_ids(step: int, batch: int, share: Share = WHOLE) -> Tensor:
+    """Counters of the samples of training step `step`, or of a share of them: step * batch + i for sample i, int64."""
+    if batch < 1 or step < 0:
+        raise ConfigError(f"batch is {batch} and step {step}; expected a batch of at least 1 and a step of at least 0")
+    return step * batch + torch.arange(batch)[share.of(batch)]
+
+
 def sample_batch(step: int, batch: int, seed: int, clips: Clips, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
     """Balanced draw for training step `step` -> index (B,) and sample_id (B,), int64, of this share of the batch.
 
     Sample i of the batch has sample_id = step * batch + i; its class and its clip within the class are each uniform,
     from the Philox stream for batch sampling. `DataError` names a class without clips.
     """
-    if batch < 1 or step < 0:
-        raise ConfigError(f"batch is {batch} and step {step}; expected a batch of at least 1 and a step of at least 0")
+    sample_id = sample_ids(step, batch, share).to(clips.start.device)
     order, first, count = clips.by_class
     if not bool((count > 0).all()):
         empty = [clips.classes[i] for i in (count == 0).nonzero().flatten().tolist()]
@@ -64,7 +70,6 @@ def sample_batch(step: int, batch: int, seed: int, clips: Clips, share: Share = 
             f"{len(empty)} of {len(clips.classes)} classes have no clip to sample: {', '.join(empty[:10])}; add "
             "clips or leave these classes out of the data"
         )
-    sample_id = step * batch + torch.arange(batch, device=order.device)[share.of(batch)]
     words = philox.words(seed, sample_id, philox.STREAM_BATCH, 0, 1)[:, 0]  # (B,4)
     label = philox.integers(words[:, 0], len(clips.classes))
     return order[first[label] + philox.integers(words[:, 1], count[label])], sample_id

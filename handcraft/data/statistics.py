@@ -88,15 +88,15 @@ def compute(clips: Clips) -> Statistics:
     if not len(clips):
         raise DataError("statistics need at least one training clip, there is none")
     parts = list(find_layout(clips.layout).slices.values())
-    frames, rows = clips.frames, clips.rows()
-    _, landmarks, coordinates = frames.shape
-    mean = torch.zeros(landmarks, coordinates, dtype=torch.float64, device=frames.device)
+    rows = clips.rows()
+    _, landmarks, coordinates = clips.frames.shape
+    mean = torch.zeros(landmarks, coordinates, dtype=torch.float64, device=rows.device)
     std = torch.ones_like(mean)
     total, count, square = (
-        torch.zeros(len(parts), coordinates, dtype=torch.float64, device=frames.device) for _ in range(3)
+        torch.zeros(len(parts), coordinates, dtype=torch.float64, device=rows.device) for _ in range(3)
     )
     for chunk in rows.split(_CHUNK):
-        values = frames[chunk].double()
+        values = clips.read(chunk).double()
         for i, part in enumerate(parts):
             total[i] += values[:, part].nansum((0, 1))
             count[i] += values[:, part].isnan().logical_not_().sum((0, 1))
@@ -104,7 +104,7 @@ def compute(clips: Clips) -> Statistics:
         mean[part] = total[i] / count[i].clamp(min=1)
     # The second pass sums squares around the mean: differences of large sums would lose a small deviation.
     for chunk in rows.split(_CHUNK):
-        values = frames[chunk].double() - mean
+        values = clips.read(chunk).double() - mean
         for i, part in enumerate(parts):
             square[i] += values[:, part].square().nansum((0, 1))
     for i, part in enumerate(parts):

@@ -39,7 +39,7 @@ def windows(
     span = (length.clamp(max=width) if span is None else span.long()).clamp(min=1)[:, None]
     begin = ((length - width).clamp(min=0) // 2 if begin is None else begin.long())[:, None]
     frame = (begin + t % span).clamp(min=0).minimum(length[:, None] - 1)
-    x = clips.frames.index_select(0, (start[:, None] + frame).flatten()).view(*frame.shape, *clips.frames.shape[1:])
+    x = clips.read((start[:, None] + frame).flatten()).view(*frame.shape, *clips.frames.shape[1:])
     if config.mode == "wrap":
         return x, torch.ones(frame.shape, dtype=torch.bool, device=x.device)
     valid = t < span
@@ -53,13 +53,18 @@ def _between(clips: Clips, start: Tensor, time: Tensor) -> Tensor:
     first = (start[:, None] + earlier.long()).flatten()  # (B*W,) rows
     # At a whole time both neighbours are the same frame: a missing landmark there is missing, whatever comes next.
     second = (start[:, None] + time.ceil().long()).flatten()
-    flat = clips.frames.flatten(1)
+    if clips.frames.dtype == torch.float32:
+        flat, present = clips.frames.flatten(1), clips.present
+    else:  # what is weighted and added is float32
+        found = clips.read(torch.cat((first, second)))  # (2*B*W,J,C)
+        flat, present = found.flatten(1), ~found[..., 0].isnan()
+        first = torch.arange(len(first), device=first.device)
+        second = first + len(first)
     x = torch.nn.functional.embedding_bag(
         torch.stack((first, second), 1), flat, per_sample_weights=torch.stack((1 - weight, weight), 1), mode="sum"
     )
     # One missing neighbour made the sum NaN. That happens only where a part appears or vanishes, so those few frames
     # are mended by themselves; fmin gives the one that is not NaN.
-    present = clips.present
     torn = (present[first] != present[second]).any(1).nonzero().squeeze(1)
     one = torch.fmin(flat[first[torn]], flat[second[torn]])
     x[torn] = torch.where(x[torn].isnan(), one, x[torn])

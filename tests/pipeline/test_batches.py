@@ -1,16 +1,21 @@
 """Batches: balanced, reproducible from (seed, step) alone, standardised with the given statistics, nothing left out."""
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tiny_clips import tiny_clips
 
 from handcraft.config import AugmentConfig, WindowConfig
-from handcraft.data import batches
+from handcraft.data import batches, ready
 from handcraft.data.augment import augment, sub_windows
 from handcraft.data.batches import evaluation_batches, sample_batch, training_batch
+from handcraft.data.ready import ReadyWindows
 from handcraft.data.statistics import compute
 from handcraft.data.window import windows
+from handcraft.distributed import Share
 from handcraft.errors import ConfigError, DataError
 from handcraft.kernels import philox
 
@@ -58,6 +63,52 @@ def test_batches_of_another_size_continue_the_same_stream(clips):
     large = sample_batch(0, 32, 1, clips)[0]
     small = torch.cat([sample_batch(step, 8, 1, clips)[0] for step in range(4)])
     assert torch.equal(large, small)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_shares_together_are_the_batch(clips, mode, laid_out):
+    window, statistics = WindowConfig(mode=mode), compute(clips)
+    if laid_out:
+        make = functools.partial(ReadyWindows(clips, window, statistics).training_batch, batch=11, seed=2)
+    else:
+        make = functools.partial(training_batch, clips, batch=11, seed=2, window=window, statistics=statistics)
+    whole, shares = make(4), [make(4, share=Share(i, 3)) for i in range(3)]
+    assert [len(share) for share in shares] == [3, 4, 4]
+    for name in vars(whole):
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(whole, name))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("subset", [None, [7, 2, 4, 0, 1, 3]])
+def test_windows_that_lie_ready_are_the_same(clips, mode, subset, monkeypatch):
+    """The clips have from 1 to 64 frames around the window's 32: repeated, padded and cropped ones are among them."""
+    monkeypatch.setattr(ready, "_CHUNK", 3)
+    if subset is not None:
+        clips = clips.subset(subset)
+    options = {"batch": 40, "seed": 2}
+    window, statistics = WindowConfig(mode=mode), compute(clips)
+    laid_out = ReadyWindows(clips, window, statistics)
+    for step in (0, 3):
+        expected = training_batch(clips, step, window=window, statistics=statistics, **options)
+        assert same(laid_out.training_batch(step, **options), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_frames_in_half_precision_give_the_windows_of_the_same_numbers(clips, mode):
+    half = replace(clips, frames=clips.frames.half(), present=None)
+    full = replace(clips, frames=half.frames.float(), present=None)
+    statistics = compute(full)
+    assert torch.equal(compute(half).mean, statistics.mean)
+    assert torch.equal(compute(half).std, statistics.std)
+    options = {"batch": 40, "seed": 2, "window": WindowConfig(mode=mode), "statistics": statistics}
+    for augment in (None, AUGMENT):
+        one, other = (training_batch(of, 3, augment=augment, **options) for of in (half, full))
+        assert same(one, other)
+    assert one.x.dtype == torch.float32
+    laid_out = (ReadyWindows(of, options["window"], statistics) for of in (half, full))
+    one, other = (of.training_batch(3, batch=9, seed=1) for of in laid_out)
+    assert same(one, other)
 
 
 def test_an_empty_class_is_named(clips):
