@@ -63,6 +63,7 @@ def import_lsfb(
     keep: str | None = None,
     poses: Path | str | None = None,
     splits: Sequence[str] | None = None,
+    choose: Callable[[Sequence[ClipFile]], Sequence[ClipFile]] | None = None,
     fps: float | None = None,
     licence: str | None = None,
     aspect: float | None = None,
@@ -75,9 +76,10 @@ def import_lsfb(
     that is seven times the data of `holistic75`). poses: folder that holds the parts' folders, default
     `folder`/poses, which LSFB itself filled and smoothed; its `poses_raw` is as detected. splits: names of the lists
     in metadata/splits that mark clips, default train and test if there are such; a clip in none of them is left out
-    and counted. The store's classes are the sorted signs, its groups the signers; start and end, the place of a sign
-    in LSFB's continuous recordings, are each clip's provenance. float64 is rounded to float32, and frames in which all
-    of a part is exactly 0 count as missing. leave_out_missing, progress, fps, licence, aspect: see `write_store`.
+    and counted. choose: given the others (path: the folder of the parts' folders), returns those to import. The store's
+    classes are the sorted signs, its groups the signers; start and end, the place of a sign in LSFB's continuous
+    recordings, are each clip's provenance. float64 is rounded to float32, and frames in which all of a part is exactly
+    0 count as missing. leave_out_missing, progress, fps, licence, aspect: see `write_store`.
 
     A folder that `export_lsfb` wrote gives the store it was made from: keep, poses and splits then have no place, and
     fps, licence and aspect are the store's own unless given.
@@ -108,6 +110,7 @@ def import_lsfb(
     held = _layout_of(parts, used, keep)
     _require_clips(parts, held, used)
     clips = [ClipFile(parts, id, rows[id].sign, rows[id].signer, marks.get(id, ""), rows[id].times) for id in used]
+    clips = choose(clips) if choose else clips
     zeros: Counter[str] = Counter()
     summary = write_store(
         clips,
@@ -127,7 +130,7 @@ def import_lsfb(
     return replace(
         summary,
         unused=len(rows) - len(used),
-        dropped_classes=tuple(sorted({row.sign for row in rows.values()} - set(summary.classes))),
+        dropped_classes=tuple(sorted({row.sign for row in rows.values()} - {rows[id].sign for id in used})),
         notes=tuple(notes),
     )
 
