@@ -19,6 +19,9 @@ from handcraft.data.statistics import Statistics
 from handcraft.distributed import WHOLE, Share
 
 _CHUNK = 1 << 10  # clips laid out at a time, so that nothing but the result is large
+# Random numbers are drawn for so many samples at once, of several steps if need be: a Philox call is a hundred small
+# operations, which for one small batch take longer than the batch itself.
+_DRAWN_AT_ONCE = 1 << 12
 
 
 class ReadyWindows:
@@ -36,6 +39,7 @@ class ReadyWindows:
             here = slice(at, at := at + len(pieces[0]))
             for rows_of, piece in zip((x, present, valid), pieces, strict=True):
                 rows_of[here] = piece
+        self._drawn: tuple[tuple, tuple[Tensor, Tensor, Tensor]] | None = None
         # Row i of these views is the run of W rows from row i on.
         self._x, self._present, self._valid = (
             tensor.as_strided((rows - width + 1, width * tensor.shape[1]), (tensor.shape[1], 1))
@@ -56,15 +60,29 @@ class ReadyWindows:
 
     def training_batch(self, step: int, *, batch: int, seed: int, share: Share = WHOLE) -> Batch:
         """What `batches.training_batch` gives for this step."""
-        index, sample_id = sample_batch(step, batch, seed, self.clips, share)
-        row = self._first[index]
-        if self.window.mode != "resample":
-            row = row + sub_windows(self.clips.length[index], AugmentConfig(), self.window, seed, sample_id)[0].long()
+        steps = max(1, _DRAWN_AT_ONCE // max(batch, 1))
+        index, sample_id, row = (
+            drawn[step % steps] for drawn in self._draw(step // steps * steps, steps, batch, seed, share)
+        )
         x, present, valid = (
             runs.index_select(0, row).view(len(row), self.window.frames, -1)
             for runs in (self._x, self._present, self._valid)
         )
         return Batch(x, present, valid.squeeze(2), self.clips.label[index], index, sample_id)
+
+    def _draw(self, step: int, steps: int, batch: int, seed: int, share: Share) -> tuple[Tensor, Tensor, Tensor]:
+        """Clip, sample id and first row of each sample of the steps from `step` on, (steps,B) each."""
+        asked = (step, steps, batch, seed, share)
+        if self._drawn is None or self._drawn[0] != asked:
+            index, sample_id = sample_batch(step // steps, steps * batch, seed, self.clips)
+            index, sample_id = (all_of.view(steps, batch)[:, share.of(batch)] for all_of in (index, sample_id))
+            row = self._first[index]
+            if self.window.mode != "resample":
+                length = self.clips.length[index].flatten()
+                begin, _ = sub_windows(length, AugmentConfig(), self.window, seed, sample_id.flatten())
+                row = row + begin.long().view(row.shape)
+            self._drawn = asked, (index, sample_id, row)
+        return self._drawn[1]
 
 
 def _lengths(clips: Clips, window: WindowConfig) -> Tensor:

@@ -102,8 +102,8 @@ def test_frames_in_half_precision_give_the_windows_of_the_same_numbers(clips, mo
     assert torch.equal(compute(half).mean, statistics.mean)
     assert torch.equal(compute(half).std, statistics.std)
     options = {"batch": 40, "seed": 2, "window": WindowConfig(mode=mode), "statistics": statistics}
-    for augment in (None, AUGMENT):
-        one, other = (training_batch(of, 3, augment=augment, **options) for of in (half, full))
+    for turned in (None, AUGMENT):
+        one, other = (training_batch(of, 3, augment=turned, **options) for of in (half, full))
         assert same(one, other)
     assert one.x.dtype == torch.float32
     laid_out = (ReadyWindows(of, options["window"], statistics) for of in (half, full))
