@@ -158,14 +158,14 @@ class Manifest:
         for name in ("classes", "seen_clips", "parts"):
             _require(isinstance(known[name], list), name, known[name], "a list")
             known[name] = tuple(known[name])
-        known["parts"] = tuple(_part(part, number) for number, part in enumerate(known["parts"]))
+        known["parts"] = tuple(part_entry(part, number) for number, part in enumerate(known["parts"]))
         _require(bool(known["parts"]), "parts", 0, "at least one part")
         part_names = [part.name for part in known["parts"]]
         _require(len(set(part_names)) == len(part_names), "parts", part_names[:5], "distinct names")
         return cls(**known)
 
 
-def _part(value: Any, number: int) -> PartEntry:
+def part_entry(value: Any, number: int) -> PartEntry:
     """One entry of the manifest's list of parts, checked."""
     where = f"parts[{number}]"
     good = isinstance(value, dict) and {"name", "clips", "rows", "sha256"} <= set(value)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,11 @@ class PartFiles:
         if self.rows < self._expected:
             self._hash.update(memoryview(frames).cast("B"))
 
-    def close(self, classes: Sequence[str]) -> tuple[pa.Table, PartEntry]:
-        """Write the table, rename the part into place; the table, and the part's line of the manifest."""
+    def close(
+        self, classes: Sequence[str], before: Callable[[PartEntry], None] = lambda _: None
+    ) -> tuple[pa.Table, PartEntry]:
+        """Write the table, rename the part into place; the table, and the part's line of the manifest, which `before`
+        is called with ahead of the renaming."""
         with self._stack:
             header = self._header(self.rows)
             if len(header) != self._head:
@@ -98,6 +101,7 @@ class PartFiles:
             entry = PartEntry(
                 self.name, self.clips, self.rows, {CLIPS: sha256_file(self._folder / CLIPS), LANDMARKS: hashed}
             )
+            before(entry)
         return table, entry
 
     def _table(self, classes: Sequence[str]) -> pa.Table:

@@ -107,12 +107,16 @@ class StoreWriter:
         if self.path.exists() and not self.path.is_dir():
             raise DataError(f"{self.path}: is a file, expected a new folder for the store")
         self._created = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_locked(self.path))
-            _clear_leftovers(self.path)
+        with contextlib.ExitStack() as stack, self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._prepare(stack)
             self._lock = stack.pop_all()
         return self
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        """Take the folder, until `stack` is closed, and clear what an interrupted write left in it."""
+        stack.enter_context(locked(self.path))
+        clear_leftovers(self.path)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._lock:
@@ -231,11 +235,15 @@ class StoreWriter:
             wrong = np.flatnonzero((found < 0) | (found >= len(known)))
             if wrong.size:
                 at = int(wrong[0])
-                raise DataError(f"{self.path}: clip {str(ids[at])!r} has class {found[at]}, expected 0 to {len(known) - 1}")
+                raise DataError(
+                    f"{self.path}: clip {str(ids[at])!r} has class {found[at]}, expected 0 to {len(known) - 1}"
+                )
             return found.astype(np.int64)
         for at, label in enumerate(labels):
             if label not in known:
-                raise DataError(f"{self.path}: clip {str(ids[at])!r} has label {str(label)!r}, which is not in the classes")
+                raise DataError(
+                    f"{self.path}: clip {str(ids[at])!r} has label {str(label)!r}, which is not in the classes"
+                )
         return np.array([known[label] for label in labels], dtype=np.int64)
 
     def _check(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
@@ -257,9 +265,12 @@ class StoreWriter:
     def _close_part(self) -> None:
         part, self._part = self._part, None
         with self._writing():
-            table, entry = part.close(self._manifest.classes)
+            table, entry = part.close(self._manifest.classes, self._announce)
         self._count(table)
         self._parts[self._number] = entry
+
+    def _announce(self, entry: PartEntry) -> None:
+        """Called when a part is whole but for its name."""
 
     def _count(self, table: pa.Table) -> None:
         """Remember of a part's clips what the whole store must know. 64-bit hashes stand for the ids, which need not
@@ -290,22 +301,23 @@ class StoreWriter:
             self._part.discard()
         if (self.path / MANIFEST).exists():
             return
-        _clear_leftovers(self.path)
+        clear_leftovers(self.path)
         if self._created:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder for this writer alone; `DataError` if another one has it. A killed process lets go of it."""
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder, or a file, for this writer alone, or for those alone that share it; `DataError` if another one
+    has it. A killed process lets go of it."""
     if fcntl is None:
         yield
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(f"{path}: another process is writing this store; wait for it, or choose a path") from None
         except OSError:
@@ -315,10 +327,15 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _clear_leftovers(path: Path) -> None:
-    """Empty a folder that an interrupted write left; refuse one that holds a store or anything else."""
+def refuse_store(path: Path) -> None:
+    """`DataError` where the folder holds a store."""
     if (path / MANIFEST).exists():
         raise DataError(f"{path}: already holds a store; choose another path, or delete it first")
+
+
+def clear_leftovers(path: Path) -> None:
+    """Empty a folder that an interrupted write left; refuse one that holds a store or anything else."""
+    refuse_store(path)
     entries = list(path.iterdir())
     foreign = [entry.name for entry in entries if not _LEFTOVER.fullmatch(entry.name)]
     if foreign:

@@ -36,9 +36,9 @@ def files(store):
     return {path.relative_to(store): path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 
-def test_any_batch_size_writes_the_same_bytes(clips, twins, tmp_path):
-    for batch in (1, 7, 64, 1000):
-        generate(*twins, clips, tmp_path / str(batch), total=100, seed=5, batch=batch)
+def test_any_batch_size_and_number_of_workers_writes_the_same_bytes(clips, twins, tmp_path):
+    for batch, workers in ((1, 1), (7, 3), (64, 2), (1000, None)):
+        generate(*twins, clips, tmp_path / str(batch), total=100, seed=5, batch=batch, workers=workers)
     first = files(tmp_path / "1")
     assert len(first) == 3
     for batch in (7, 64, 1000):
@@ -193,7 +193,7 @@ def test_an_interrupted_run_leaves_nothing_and_does_not_stop_the_next(clips, twi
         patch.setattr("handcraft.synthesis.cmlpe_generate", stop_later)
         with pytest.raises(KeyboardInterrupt):
             generate(*twins, clips, tmp_path / "s", total=100, batch=10)
-    assert len(calls) == 3
+    assert 3 <= len(calls) < 10, "batches that were begun end, no other begins"
     assert not (tmp_path / "s").exists()
     assert len(generate(*twins, clips, tmp_path / "s", total=10)) == 10
     before = files(tmp_path / "s")
