@@ -33,7 +33,9 @@ from handcraft.models import MODELS, ModelConfig, build, kind_of
 from handcraft.recipe import check_input
 from handcraft.state_file import load_state, save_state
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_SINCE_2 = {"accumulate", "precision", "compile", "cuda_graph", "ema", "device"}
+"""Fields of `TrainConfig` that version 1 does not have: what trained then had their defaults."""
 WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.safetensors", "best.json"
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -201,9 +203,11 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
     value = _read(file)
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds {type(value).__name__}, expected an object")
-    if value.get("format_version") != FORMAT_VERSION:
-        found = value.get("format_version")
-        raise CheckpointError(f"{file}: format version {found!r}; this handcraft reads version {FORMAT_VERSION}")
+    found = value.get("format_version")
+    if type(found) is not int or not 1 <= found <= FORMAT_VERSION:
+        raise CheckpointError(f"{file}: format version {found!r:.20}; this handcraft reads 1 to {FORMAT_VERSION}")
+    if found == 1:
+        value = {"generators": [], **value, "train": upgraded(value.get("train"))}
     if not isinstance(value.get("kind"), str) or value["kind"] not in MODELS:
         raise CheckpointError(f"{file}: kind {value.get('kind')!r}; known: {', '.join(MODELS)}")
     plain = _plain_fields(value, file)
@@ -252,6 +256,14 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         **plain,
         **configs,
     )
+
+
+def upgraded(train: Any) -> Any:
+    """A `TrainConfig` as version 1 wrote it, with the fields that came later; anything else as it is."""
+    if not isinstance(train, dict) or train.keys() & _SINCE_2:
+        return train
+    defaults = asdict(TrainConfig())
+    return train | {name: defaults[name] for name in _SINCE_2}
 
 
 def load_resume(folder: Path | str) -> dict:

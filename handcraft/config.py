@@ -74,6 +74,20 @@ class TrainConfig:
     """Steps between validations; the last step always validates."""
     checkpoint_every: int = 50
     """Steps between checkpoints; the last step always writes one."""
+    accumulate: int = 1
+    """Pieces into which a process cuts its share of a batch, so that a large batch fits into memory."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: the model computes under autocast; weights, losses and validation stay fp32."""
+    compile: bool = False
+    """Compile the model with torch.compile before training it."""
+    cuda_graph: bool = False
+    """Replay each step's loss and gradients as one CUDA graph: for small models, whose kernels are shorter than their
+    launches. One GPU in one process."""
+    ema: float = 0.0
+    """Decay a step of the moving average of the weights that is validated and saved as the model; 0: the weights as
+    they are."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class _Run:
         with bar, _open_log(self.out / LOG, self.step) as log:
             task.model.train()
             while self.step < task.steps:
-                loss = task.loss(self.step)
+                loss = task.batch_loss(task.batch(self.step))
                 loss.backward()
                 norm = clip_grad_norm_(parameters, config.clip_norm or math.inf, foreach=True)
                 value, size = torch.stack([loss.detach(), norm]).tolist()

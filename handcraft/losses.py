@@ -3,19 +3,33 @@
 import torch
 
 
-def _masked_norm(error: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Mean over frames of the Euclidean norm over D, over frames with at least one seen landmark.
+def _masked_norm(error: torch.Tensor, seen: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Sum over the frames with a seen landmark of the Euclidean norm over D, divided by `frames`, at least 1.
 
-    error (B,T,J,C), seen (B,T,J) bool. `vector_norm` has gradient 0, not NaN, where its argument is 0, and an error
-    that is not counted is replaced (not multiplied) by 0, so that a NaN under the mask stays out of the gradient.
+    error (B,T,J,C), seen (B,T,J) bool, frames () int64. `vector_norm` has gradient 0, not NaN, where its argument is 0,
+    and an error that is not counted is replaced (not multiplied) by 0, so that a NaN under the mask stays out of the
+    gradient.
     """
     error = torch.where(seen[..., None], error, 0.0)  # (B,T,J,C)
-    frames = torch.linalg.vector_norm(error.flatten(-2), dim=-1)  # (B,T); 0 for a frame without a seen landmark
-    return frames.sum() / seen.any(-1).sum().clamp(min=1)
+    norms = torch.linalg.vector_norm(error.flatten(-2), dim=-1)  # (B,T); 0 for a frame without a seen landmark
+    return norms.sum() / frames.clamp(min=1)
+
+
+def motion_counts(present: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """What `motion_loss` divides by, (2,) int64: the frames that count, and the frame-to-frame differences.
+
+    present (B,M,J), valid (B,M) bool as there. The counts of a batch are the sums of its parts' counts.
+    """
+    seen = present & valid[..., None]  # (B,M,J)
+    return torch.stack([seen.any(-1).sum(), (seen[:, 1:] & seen[:, :-1]).any(-1).sum()])
 
 
 def motion_loss(
-    prediction: torch.Tensor, target: torch.Tensor, present: torch.Tensor, valid: torch.Tensor
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    present: torch.Tensor,
+    valid: torch.Tensor,
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over frames of ||y_hat - y||_2 over D, plus the same on frame-to-frame differences.
 
@@ -26,6 +40,9 @@ def motion_loss(
     out of the mean. Differences are taken inside the predicted M frames, of which there are M-1 (the step from the
     last context frame is left out, as the position loss of the first frame already measures it), and count where
     both frames are valid and the landmark is seen in both. With nothing to compare the loss is 0 with zero gradients.
+
+    counts: `motion_counts` of the whole batch, where these samples are a part of one: the losses of the parts then add
+    up to the loss of the batch.
     """
     batch, frames, landmarks = present.shape
     if prediction.shape != target.shape or prediction.shape[:2] != (batch, frames) or valid.shape != (batch, frames):
@@ -36,4 +53,5 @@ def motion_loss(
     seen = present & valid[..., None]  # (B,M,J)
     error = torch.where(seen[..., None], (prediction - target).unflatten(-1, (landmarks, -1)), 0.0)  # (B,M,J,C)
     # The difference of the errors is the error of the differences.
-    return _masked_norm(error, seen) + _masked_norm(error.diff(dim=1), seen[:, 1:] & seen[:, :-1])
+    frames, pairs = motion_counts(present, valid) if counts is None else counts
+    return _masked_norm(error, seen, frames) + _masked_norm(error.diff(dim=1), seen[:, 1:] & seen[:, :-1], pairs)

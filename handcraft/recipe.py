@@ -155,7 +155,7 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
         rules += _model_rules(part.model, part.window, f"{name}.")
         rules += [
             (getattr(train, field) >= 1, f"{name}.train.{field}", getattr(train, field), "at least 1")
-            for field in ("batch", "validate_every", "checkpoint_every")
+            for field in ("validate_every", "checkpoint_every", "accumulate")
         ]
         rules += [
             (getattr(train, field) >= 0, f"{name}.train.{field}", getattr(train, field), "0 or more")
@@ -168,7 +168,14 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
                 train.steps,
                 f"exactly one of steps and epochs ({train.epochs}) above 0",
             ),
+            (
+                train.batch >= train.accumulate,
+                f"{name}.train.batch",
+                train.batch,
+                f"at least 1 and {name}.train.accumulate ({train.accumulate})",
+            ),
             (train.lr > 0, f"{name}.train.lr", train.lr, "above 0"),
+            (0 <= train.ema < 1, f"{name}.train.ema", train.ema, "in [0, 1)"),
             (0 <= train.label_smoothing < 1, f"{name}.train.label_smoothing", train.label_smoothing, "in [0, 1)"),
             (0 < train.warmup < 1, f"{name}.train.warmup", train.warmup, "a share between 0 and 1"),
             (0 < augment.subwindow <= 1, f"{name}.augment.subwindow", augment.subwindow, "in (0, 1]"),

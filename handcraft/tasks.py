@@ -8,7 +8,7 @@ without noise (DESIGN 4.4.5).
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from handcraft import distributed
 from handcraft.checkpoint import Checkpoint, load
 from handcraft.config import (
     AugmentConfig,
@@ -34,7 +35,7 @@ from handcraft.data.ready import ReadyWindows
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.distributed import WHOLE, Share
 from handcraft.errors import CheckpointError, ConfigError, DataError
-from handcraft.losses import motion_loss
+from handcraft.losses import motion_counts, motion_loss
 from handcraft.memory import free_memory
 from handcraft.metrics.motion import PointError, comparable
 from handcraft.models import ModelConfig, build, kind_of
@@ -83,6 +84,8 @@ class _ClipTask(ABC):
         initial: Checkpoint | None,
         seen: Sequence[str] | None,
     ):
+        device = distributed.device(recipe.train.device)
+        clips = clips.to(device)
         self.clips, self.valid_clips = clips.subset(train), clips.subset(valid)
         if not len(self.clips):
             raise DataError("there is no training clip")
@@ -100,7 +103,7 @@ class _ClipTask(ABC):
                 statistics = authors(clips.layout, clips.frames.shape[2])
             else:
                 statistics = compute(self.clips)
-        self.statistics = statistics
+        self.statistics = statistics.to(device)
         if seen is None:
             seen = hex_digests(np.concatenate([self.clips.digest, self.valid_clips.digest]))
         self.seen_clips = tuple(sorted({*seen, *(() if initial is None else initial.seen_clips)}))
@@ -109,11 +112,17 @@ class _ClipTask(ABC):
             self.model = build(self.model_config)
         if initial is not None:
             self.model.load_state_dict(initial.model.state_dict())
+        self.model.to(device)
+        self.network: Callable[..., Tensor] = self.model
         self._valid_batches: list[Batch] | None = None
 
     @abstractmethod
-    def batch_loss(self, batch: Batch) -> Tensor:
-        """Training loss of a batch, a scalar."""
+    def weights(self, batch: Batch) -> Tensor:
+        """What the loss of a batch is divided by; that of a batch is the sum of its parts'."""
+
+    @abstractmethod
+    def batch_loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Training loss of a batch, a scalar; of a part of one, whose `weights` are given, the part's share in it."""
 
     @abstractmethod
     def score(self, batches: list[Batch]) -> dict[str, float] | None:
@@ -138,31 +147,27 @@ class _ClipTask(ABC):
             share=share,
         )
 
-    def loss(self, step: int) -> Tensor:
-        """Training loss of batch `step`."""
-        return self.batch_loss(self.batch(step))
-
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:
-        """Metrics over the validation clips; None if there are none."""
-        return self.score(self._validation()) if len(self.valid_clips) else None
-
-    def _validation(self) -> list[Batch]:
+        """Metrics over the validation clips, of which every process scores its share; None if there are none."""
+        if not len(self.valid_clips):
+            return None
         if self._valid_batches is None:
-            self._valid_batches = list(
-                evaluation_batches(self.valid_clips, self.window, self.statistics, _EVALUATION_BATCH)
-            )
-        return self._valid_batches
+            self._valid_batches = list(self._validation(distributed.share()))
+        return self.score(self._valid_batches)
+
+    def _validation(self, share: Share) -> Iterator[Batch]:
+        return evaluation_batches(self.valid_clips, self.window, self.statistics, _EVALUATION_BATCH, share)
 
     @torch.no_grad()
     def blame(self, step: int | None) -> list[str]:
         """Ids of the clips of batch `step`, or of the validation clips (None), whose own loss is not finite; of all
         of them if none stands out."""
         clips = self.valid_clips if step is None else self.clips
-        batch = _join(self._validation()) if step is None else self.batch(step)
-        alone = torch.stack([self.batch_loss(_take(batch, torch.tensor([i]))) for i in range(len(batch))])
+        batch = _join(self._validation(WHOLE)) if step is None else self.batch(step)
+        alone = torch.stack([self.batch_loss(batch.take(slice(i, i + 1))) for i in range(len(batch))])
         culprits = batch.index if bool(alone.isfinite().all()) else batch.index[~alone.isfinite()]
-        return [str(name) for name in clips.ids[culprits.unique().numpy()]]
+        return [str(name) for name in clips.ids[culprits.unique().cpu().numpy()]]
 
     def checkpoint(self) -> Checkpoint:
         """The model as it is now, with all that using it takes."""
@@ -174,7 +179,7 @@ class _ClipTask(ABC):
             layout=self.clips.layout,
             preprocess=self.clips.preprocess,
             window=self.window,
-            statistics=self.statistics,
+            statistics=self.statistics.to("cpu"),
             train=self.config,
             augment=self.augment,
             seed=self.seed,
@@ -190,10 +195,10 @@ class _ClipTask(ABC):
         values |= {"model": asdict(self.model_config), "classes": list(found.classes)}
         values |= {name: asdict(getattr(found, name)) for name in ("train", "window", "augment")}
         values["data"] = {
-            f"{name} clips": _hash(clips.digest, clips.label.numpy(), clips.length.numpy())
+            f"{name} clips": _hash(clips.digest, clips.label.cpu().numpy(), clips.length.cpu().numpy())
             for name, clips in (("training", self.clips), ("validation", self.valid_clips))
         }
-        return values | {"statistics": _hash(self.statistics.mean.numpy(), self.statistics.std.numpy())}
+        return values | {"statistics": _hash(found.statistics.mean.numpy(), found.statistics.std.numpy())}
 
     @cached_property
     def _ready(self) -> ReadyWindows | None:
@@ -255,26 +260,34 @@ class GeneratorTask(_ClipTask):
             seen=None,
         )
 
-    def batch_loss(self, batch: Batch) -> Tensor:
+    def weights(self, batch: Batch) -> Tensor:
+        return motion_counts(*self._target_masks(batch))
+
+    def batch_loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
         noise = self.model.draw_noise(self.seed, batch.sample_id, reverse=self.reverse)
         context, target = twin_view(batch.x, reverse=self.reverse)
-        present, valid = (twin_view(mask, reverse=self.reverse)[1] for mask in (batch.present, batch.valid))
-        return motion_loss(self.model(context, batch.label, noise), target, present, valid)
+        return motion_loss(self.network(context, batch.label, noise), target, *self._target_masks(batch), weights)
 
     def score(self, batches: list[Batch]) -> dict[str, float] | None:
         """`mpjpe`, the mean error per landmark in the clips' centred unit; the mask rule is `metrics.motion`'s."""
         error = PointError.empty(self.statistics.mean.shape[0])
         for batch in batches:
             context, target = twin_view(batch.x, reverse=self.reverse)
-            predicted = self.model(context, batch.label)
+            predicted = self.network(context, batch.label)
             present, valid = (mask.flip(1) if self.reverse else mask for mask in (batch.present, batch.valid))
             error.update(
                 self._landmarks(predicted), self._landmarks(target), comparable(present, valid, context.shape[1])
             )
+        error.total, error.count = distributed.total(error.total), distributed.total(error.count)
         return None if error.value is None else {"mpjpe": error.value}
 
     def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
         return (metrics["mpjpe"],)
+
+    def _target_masks(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`present` (B,M,J) and `valid` (B,M) of the frames that are predicted."""
+        present, valid = (twin_view(mask, reverse=self.reverse)[1] for mask in (batch.present, batch.valid))
+        return present, valid
 
     def _landmarks(self, x: Tensor) -> Tensor:
         """Standardised (B,M,D) -> centred coordinates (B,M,J,C)."""
@@ -320,21 +333,30 @@ class ClassifierTask(_ClipTask):
             seen=seen,
         )
 
-    def batch_loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._logits(batch), batch.label, label_smoothing=self.config.label_smoothing)
+    def weights(self, batch: Batch) -> Tensor:
+        return batch.label.new_tensor([len(batch)])
+
+    def batch_loss(self, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        logits, smoothing = self._logits(batch), self.config.label_smoothing
+        if weights is None:
+            return F.cross_entropy(logits, batch.label, label_smoothing=smoothing)
+        return F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=smoothing) / weights[0]
 
     def score(self, batches: list[Batch]) -> dict[str, float] | None:
         """`top1`, the share of clips recognised, and `loss`, the mean cross-entropy without label smoothing."""
-        logits = torch.cat([self._logits(batch) for batch in batches]).double()  # (N,classes)
-        label = torch.cat([batch.label for batch in batches])
-        top1 = (logits.argmax(1) == label).double().mean()
-        return {"top1": float(top1), "loss": float(F.cross_entropy(logits, label))}
+        # The first pieces are empty: with fewer clips than processes, one of them has no batch.
+        none = self.statistics.mean.new_empty(0, len(self.clips.classes))
+        logits = torch.cat([none, *map(self._logits, batches)]).double()  # (N,classes)
+        label = torch.cat([self.clips.label[:0], *(batch.label for batch in batches)])
+        right, loss = (logits.argmax(1) == label).sum(), F.cross_entropy(logits, label, reduction="sum")
+        right, loss, clips = distributed.total(torch.stack([right, loss, loss.new_tensor(len(label))])).tolist()
+        return {"top1": right / clips, "loss": loss / clips}
 
     def rank(self, metrics: dict[str, float]) -> tuple[float, ...]:
         return (-metrics["top1"], metrics["loss"])
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.model(batch.x, batch.valid.sum(1))
+        return self.network(batch.x, batch.valid.sum(1))
 
 
 def _fill(config: ModelConfig, clips: Clips) -> ModelConfig:
@@ -344,11 +366,6 @@ def _fill(config: ModelConfig, clips: Clips) -> ModelConfig:
         if getattr(config, name) not in (0, value):
             raise ConfigError(f"model.{name} is {getattr(config, name)}, but the data has {value}; leave it at 0")
     return replace(config, **found)
-
-
-def _take(batch: Batch, index: Tensor) -> Batch:
-    """The samples at `index` of a batch."""
-    return Batch(*(getattr(batch, field.name).index_select(0, index) for field in fields(Batch)))
 
 
 def _join(batches: Any) -> Batch:

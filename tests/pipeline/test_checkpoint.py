@@ -181,7 +181,7 @@ def test_pickled_code_is_refused_unread(run, name, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.update(format_version=2), "version 2"),
+        (lambda v: v.update(format_version=3), "version 3"),
         (lambda v: v.update(kind="resnet"), "resnet"),
         (lambda v: v.update(kind=["cmlpe"]), "kind"),
         (lambda v: v.update(kind="cmlpe"), "CMLPeConfig"),

@@ -15,6 +15,7 @@ import torch
 from small_clips import RECIPES, small_clips, small_recipe, small_task
 
 from handcraft import checkpoint as checkpoints
+from handcraft.distributed import WHOLE
 from handcraft.engine import LOG, train
 from handcraft.errors import CheckpointError, TrainingError
 from handcraft.files import read_json, sha256_file, verified, with_checksum, write_json
@@ -55,14 +56,14 @@ class Stopped(Exception):
 
 def stop_at(task, step):
     """Let `task` fail when batch `step` is asked for, as a crash would."""
-    whole = task.loss
+    whole = task.batch
 
-    def loss(current):
+    def batch(current, share=WHOLE):
         if current == step:
             raise Stopped
-        return whole(current)
+        return whole(current, share)
 
-    task.loss = loss
+    task.batch = batch
     return task
 
 
@@ -107,8 +108,8 @@ from handcraft.engine import train
 from small_clips import small_recipe, small_task
 torch.set_num_threads({torch.get_num_threads()})
 task = small_task("transformer_sl", recipe=small_recipe("transformer_sl", steps=60, checkpoint_every=3), augment=True)
-loss = task.loss
-task.loss = lambda step: (time.sleep(0.02), loss(step))[1]
+batch = task.batch
+task.batch = lambda *step: (time.sleep(0.02), batch(*step))[1]
 train(task, {str(tmp_path / "killed")!r})
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
@@ -237,15 +238,15 @@ def wider():
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
     task = small_task("cmlpe")
-    whole = task.loss
+    whole = task.batch
 
-    def loss(step):
+    def batch(step, share=WHOLE):
         if step == 3:
             with pytest.raises(TrainingError, match="another process"):
                 train(small_task("cmlpe"), tmp_path / "run", resume=True)
-        return whole(step)
+        return whole(step, share)
 
-    task.loss = loss
+    task.batch = batch
     assert train(task, tmp_path / "run").steps == 24
 
 
@@ -253,8 +254,8 @@ def test_a_non_finite_loss_names_the_clip_and_keeps_checkpoints(tmp_path):
     task = small_task("transformer_sl")
     fine = task.batch
 
-    def batch(step):
-        found = fine(step)
+    def batch(step, share=WHOLE):
+        found = fine(step, share)
         if step == 13:
             found.x[2, 5, 7] = torch.inf
         return found
@@ -273,8 +274,9 @@ def test_a_non_finite_loss_names_the_clip_and_keeps_checkpoints(tmp_path):
 
 def test_a_non_finite_gradient_stops_before_the_weights_are_touched(tmp_path):
     task = small_task("transformer_sl")
-    whole = task.loss
-    task.loss = lambda step: whole(step) * (1.0 if step < 7 else torch.tensor(1e38)) * 1.0
+    whole = task.batch_loss
+    losses = iter([1.0] * 7 + [1e38] * 9)
+    task.batch_loss = lambda batch: whole(batch) * next(losses)
     parameter = task.model.head.out.bias
     parameter.register_hook(lambda gradient: gradient * 1e38)
     with pytest.raises(TrainingError, match="gradient norm"):
