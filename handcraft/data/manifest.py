@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CLIPS = "clips.parquet"
 LANDMARKS = "landmarks.npy"
+VISIBILITY = "visibility.npy"  # of the pose, in the parts of stores that were extracted here
+POSE_POINTS = 33
 STAGES = ("raw", "centred")
 COORDINATES = ("xyz", "xy")
 MAX_TEXT = 256  # characters of an id, a label, a group or a split: bounds what a hostile table can make us allocate
@@ -178,10 +180,10 @@ def part_entry(value: Any, number: int) -> PartEntry:
         _require(good, f"{where}.{key}", count, "a positive integer")
     good = (
         isinstance(hashes, dict)
-        and set(hashes) == {CLIPS, LANDMARKS}
+        and {CLIPS, LANDMARKS} <= set(hashes) <= {CLIPS, LANDMARKS, VISIBILITY}
         and all(isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in hashes.values())
     )
-    _require(good, f"{where}.sha256", hashes, f"the SHA-256 of {CLIPS} and of {LANDMARKS}")
+    _require(good, f"{where}.sha256", hashes, f"the SHA-256 of {CLIPS} and of {LANDMARKS}, and of {VISIBILITY} at most")
     return PartEntry(name, clips, rows, dict(hashes))
 
 

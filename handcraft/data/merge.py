@@ -86,6 +86,7 @@ def merge_stores(
                     split=str(store.splits[clip]),
                     provenance=provenance[clip],
                     digest=int(store.digests[clip]),
+                    visibility=store.visibility(clip),
                 )
                 bar.update()
     classes = len({name for manifest in manifests for name in manifest.classes})
@@ -152,9 +153,17 @@ def _require_same(name: str, wanted: Any, found: Any, first: Store, store: Store
         )
 
 
+def detectors(source: Mapping[str, Any]) -> list[Any]:
+    """What detected the landmarks of a store, from its manifest's `source`: what `handcraft extract` notes, for each
+    store that was merged into it; None for one from elsewhere."""
+    stores = source.get("stores")
+    parts = stores if isinstance(stores, list) and stores else [source]
+    found = [part.get("extraction") if isinstance(part, Mapping) else None for part in parts]
+    return [value for at, value in enumerate(found) if value not in found[:at]]
+
+
 def _backend(store: Store) -> Any:
-    """What detected the landmarks, as `handcraft extract` notes it; None for stores from elsewhere."""
-    return store.manifest.source.get("extraction")
+    return detectors(store.manifest.source)
 
 
 _MIXABLE = {"backend": _backend, "classes": lambda store: store.classes, "fps": lambda store: store.manifest.fps}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from handcraft.data.manifest import CLIPS, LANDMARKS, PartEntry
+from handcraft.data.manifest import CLIPS, LANDMARKS, POSE_POINTS, VISIBILITY, PartEntry
 from handcraft.errors import DataError
 from handcraft.files import atomic_path, sha256_file
 
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
 )
 
 
+VISIBILITY_COLUMN = "visibility"  # among the columns of a batch of clips; it has a file of its own
 TABLE_TEXTS = ("id", "group", "split", "provenance")
 REPEATED = ["label", "group", "split"]  # texts that many clips share, which a dictionary in the file pays for
 
@@ -98,11 +99,23 @@ class PartFiles:
             table = self._table(classes)
             pq.write_table(table, self._folder / CLIPS, compression="zstd", use_dictionary=REPEATED)
             hashed = self._hash.hexdigest() if self.rows == self._expected else sha256_file(self._folder / LANDMARKS)
-            entry = PartEntry(
-                self.name, self.clips, self.rows, {CLIPS: sha256_file(self._folder / CLIPS), LANDMARKS: hashed}
-            )
+            hashes = {CLIPS: sha256_file(self._folder / CLIPS), LANDMARKS: hashed}
+            if any(VISIBILITY_COLUMN in batch for batch in self._columns):
+                np.save(self._folder / VISIBILITY, self._visibility())
+                hashes[VISIBILITY] = sha256_file(self._folder / VISIBILITY)
+            entry = PartEntry(self.name, self.clips, self.rows, hashes)
             before(entry)
         return table, entry
+
+    def _visibility(self) -> np.ndarray:
+        """(rows,33) float32, NaN where a clip came without."""
+        found = []
+        for batch in self._columns:
+            lengths = batch["frames"]
+            given = batch.get(VISIBILITY_COLUMN, np.full((1, 1, POSE_POINTS), np.nan))
+            every = np.broadcast_to(given, (len(lengths), max(given.shape[1], lengths.max()), POSE_POINTS))
+            found.append(every[np.arange(every.shape[1]) < lengths[:, None]])
+        return np.concatenate(found, dtype="<f4")
 
     def _table(self, classes: Sequence[str]) -> pa.Table:
         """One chunk a column, so that the file does not depend on how the clips came."""

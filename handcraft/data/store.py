@@ -3,6 +3,7 @@
     STORE/manifest.json                what the store is (see manifest.py), written last
     STORE/part-00000/clips.parquet     a row a clip: id, label, group, first, frames, split, digest, provenance
     STORE/part-00000/landmarks.npy     (rows, J, C), NaN = missing; clip i is rows first[i] to first[i] + frames[i]
+    STORE/part-00000/visibility.npy    (rows, 33) float32, NaN = missing: of the pose, where `handcraft extract` made it
 
 Clips lie one after another in the order of the table. numpy and pandas alone read it:
 `pandas.read_parquet(part / "clips.parquet")`, `numpy.load(part / "landmarks.npy", mmap_mode="r")`.
@@ -27,6 +28,8 @@ from handcraft.data.manifest import (
     LANDMARKS,
     MAX_PROVENANCE,
     MAX_TEXT,
+    POSE_POINTS,
+    VISIBILITY,
     Manifest,
     PartEntry,
     clip_digest,
@@ -74,6 +77,8 @@ class Store:
         dtypes, tables = [], []
         for part in self.manifest.parts:
             dtypes.append(self._open(part).dtype)  # first: it holds the declared rows against the size of a file
+            if VISIBILITY in part.sha256:
+                self._open_visibility(part)
             tables.append(self._table(part, [name for name in SCHEMA.names if name != "provenance"]))
         if len(set(dtypes)) > 1:
             raise DataError(f"{self.path}: its parts differ in dtype ({dtypes[0]}, {dtypes[-1]}); {REMEDY}")
@@ -100,6 +105,17 @@ class Store:
         part = int(np.searchsorted(self._bounds, clip, side="right")) - 1
         start = int(self.first[clip] - self._row_bounds[part])
         return self._map(part)[start : start + int(self.frames[clip])]
+
+    def visibility(self, clip: int) -> np.ndarray | None:
+        """(T,33) float32 of one clip: how sure the detector was that each point of the pose is in view, 0 to 1, NaN
+        where there is no pose; None where the store does not know."""
+        if not 0 <= clip < len(self):
+            raise IndexError(f"clip {clip} of a store of {len(self)}")
+        part = int(np.searchsorted(self._bounds, clip, side="right")) - 1
+        if VISIBILITY not in self.manifest.parts[part].sha256:
+            return None
+        start = int(self.first[clip] - self._row_bounds[part])
+        return self._open_visibility(self.manifest.parts[part])[start : start + int(self.frames[clip])]
 
     def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
         """For each part: the slice of clips it holds, and its frames (rows,J,C), mapped."""
@@ -172,16 +188,21 @@ class Store:
         return self._open(self.manifest.parts[part])
 
     def _open(self, part: PartEntry) -> np.ndarray:
-        """Map one part's frames, after comparing header, declared rows and file size."""
-        path = self._file(part, LANDMARKS)
+        """Map one part's frames."""
+        allowed = ("<f4",) if self.manifest.stage == "raw" else ("<f4", "<f2")
+        return self._mapped(self._file(part, LANDMARKS), (part.rows, *self.manifest.points), allowed)
+
+    def _open_visibility(self, part: PartEntry) -> np.ndarray:
+        return self._mapped(self._file(part, VISIBILITY), (part.rows, POSE_POINTS), ("<f4",))
+
+    def _mapped(self, path: Path, expected: tuple[int, ...], allowed: tuple[str, ...]) -> np.ndarray:
+        """Map an array file, after comparing its header and its size with what is expected."""
         try:
             with path.open("rb") as file:
                 shape, fortran_order, dtype = read_header(file)
                 start = file.tell()
         except (ValueError, OSError) as error:
             raise DataError(f"{path}: not a readable array file ({error}); {REMEDY}") from None
-        allowed = ("<f4",) if self.manifest.stage == "raw" else ("<f4", "<f2")
-        expected = (part.rows, *self.manifest.points)
         if dtype.str not in allowed or shape != expected or fortran_order:
             raise DataError(
                 f"{path}: holds {dtype.str} of shape {shape}, expected {' or '.join(allowed)} of shape {expected}, "

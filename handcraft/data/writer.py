@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 
 from handcraft.data.manifest import (
     MANIFEST,
+    POSE_POINTS,
     Manifest,
     PartEntry,
     clip_digests,
     split_hash,
 )
-from handcraft.data.part import TABLE_TEXTS, PartFiles
+from handcraft.data.part import TABLE_TEXTS, VISIBILITY_COLUMN, PartFiles
 from handcraft.data.texts import text_column
 from handcraft.errors import DataError
 from handcraft.files import TEMPORARY, with_checksum, write_json
@@ -137,6 +138,7 @@ class StoreWriter:
         split: str = "",
         provenance: Mapping[str, Any] | str | None = None,
         digest: int | None = None,
+        visibility: np.ndarray | None = None,
     ) -> None:
         """Append one clip: landmarks (T,J,C) floating point, NaN = missing, T >= 1. See `add_batch`."""
         self.add_batch(
@@ -147,6 +149,7 @@ class StoreWriter:
             splits=[split],
             provenance=[provenance],
             digests=None if digest is None else np.array([digest], dtype=np.uint64),
+            visibility=None if visibility is None else np.asarray(visibility)[None],
         )
 
     def add_batch(
@@ -160,14 +163,16 @@ class StoreWriter:
         provenance: Sequence[Mapping[str, Any] | str | None] | pa.Array | None = None,
         digests: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
+        visibility: np.ndarray | None = None,
     ) -> None:
         """Append B clips of one array.
 
         landmarks (B,T,J,C) floating point, NaN = missing; labels: class names or class indices (B,); groups (signer or
         session) and splits (train, test): "" where there is none; provenance: anything JSON can say, or its text;
         digests (B,) uint64: content hashes that copies of a clip carry along, default `clip_digests` of what is
-        stored; lengths (B,): frames of each clip that are stored, default all T. `DataError` names the first clip that
-        does not fit; nothing of the batch is then written.
+        stored; lengths (B,): frames of each clip that are stored, default all T; visibility (B,T,33): how sure a
+        detector is that a point of the pose is in view, 0 to 1, NaN = missing, in a raw store. `DataError` names the
+        first clip that does not fit; nothing of the batch is then written.
         """
         if self._lock is None:
             raise DataError(f"{self.path}: clips can be added only inside `with StoreWriter(...)`")
@@ -191,9 +196,16 @@ class StoreWriter:
         }
         if digests is not None:
             columns["digest"] = np.asarray(digests, dtype=np.uint64)
+        if visibility is not None:
+            columns[VISIBILITY_COLUMN] = np.asarray(visibility)
         for name, column in columns.items():
             if len(column) != count:
                 raise DataError(f"{self.path}: {len(column)} values of {name} for {count} clips ({_first(ids)} ...)")
+        if visibility is not None and columns[VISIBILITY_COLUMN].shape != (count, steps, POSE_POINTS):
+            raise DataError(
+                f"{self.path}: visibility of {_first(ids)} has shape {columns[VISIBILITY_COLUMN].shape[1:]}, expected "
+                f"({steps}, {POSE_POINTS})"
+            )
         columns["label"] = self._indices(labels, ids)
         for name in TABLE_TEXTS:
             columns[name] = text_column(name, columns[name], ids, self.path)

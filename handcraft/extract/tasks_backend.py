@@ -1,6 +1,6 @@
 """MediaPipe's Holistic Landmarker of the Tasks interface, with a file of models that the user gives.
 
-Releases of mediapipe that have it report usage to their maker over the network; the help of `handcraft extract` says so.
+Releases of mediapipe that have it report usage to their maker over the network, as the help of the command says.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Tasks:
 
     @staticmethod
     def describe(settings: Settings) -> Mapping[str, Any]:
-        """Backend, version, and the hash of the file of models, which is compared with the one wanted. See `Detector`."""
+        """Backend, version, and the hash of the file of models, compared with the one wanted. See `Detector`."""
         hash = _checked_hash(settings.model, settings.model_sha256)
         _mediapipe()
         return {

@@ -4,6 +4,7 @@ Times are seconds since the video's first frame, as the file says them: a video 
 Needs PyAV for videos (extra `extract` or `video`); images are read by Pillow.
 """
 
+import contextlib
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -116,7 +117,31 @@ def frame_rate(times: np.ndarray) -> tuple[float | None, bool]:
     return float((len(times) - 1) / (times[-1] - times[0])), varies
 
 
+def look(path: Path | str, image_fps: float | None = None) -> tuple[int, int, float | None]:
+    """(width, height, frames a second) of a video, from its first frame and its header, or of a folder of images.
+
+    Pixels of the upright picture; None where the header names no rate. `DataError`: as from `read_frames`.
+    """
+    path = Path(path)
+    frames = read_frames(path, image_fps=image_fps)
+    height, width, _ = next(frames)[1].shape
+    frames.close()
+    if path.is_dir():
+        return width, height, image_fps
+    with _opened(path) as (_, stream):
+        return width, height, float(stream.average_rate) if stream.average_rate else None
+
+
 def _decoded(path: Path, start: float | None, end: float | None) -> Iterator[tuple[float, Picture]]:
+    with _opened(path) as (container, stream):
+        pixel = float(stream.sample_aspect_ratio or 1)
+        for time, frame in _wanted(path, container, stream, start, end):
+            yield time, partial(_picture, frame, pixel)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its first video stream; FFmpeg's errors, also later ones, as `DataError`."""
     try:
         import av
     except ImportError as error:
@@ -129,9 +154,7 @@ def _decoded(path: Path, start: float | None, end: float | None) -> Iterator[tup
                 raise DataError(f"{path}: holds no video, expected a video file")
             stream = container.streams.video[0]
             _check_pixels(path, stream.width, stream.height)
-            pixel = float(stream.sample_aspect_ratio or 1)
-            for time, frame in _wanted(path, container, stream, start, end):
-                yield time, partial(_picture, frame, pixel)
+            yield container, stream
     except (av.error.FFmpegError, EOFError) as error:
         raise DataError(
             f"{path}: no video that can be read ({getattr(error, 'strerror', None) or error}); it is damaged, cut "
