@@ -16,10 +16,10 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_train, cli_view
+from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_predict, cli_train, cli_view
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
-from handcraft.errors import ConfigError, HandcraftError
+from handcraft.errors import ConfigError, HandcraftError, one_line
 from handcraft.recipe import check_recipe, load_recipe, recipe_names
 
 
@@ -52,28 +52,6 @@ def evaluate(
 
         write_json(json, figures)
     show(without_lists(figures))
-    return 0
-
-
-def predict(
-    store: Positional[Store],
-    model: Annotated[Path, arg(metavar="RUN")],
-    ids: tuple[str, ...] = (),
-    top: int = 5,
-    json: bool = False,
-) -> int:
-    """Recognise the clips of a store.
-
-    Args:
-        store: raw or preprocessed clips.
-        model: a classifier's folder, run or checkpoint.
-        ids: the clips; all if none is named.
-        top: classes to list for each.
-        json: print one JSON object a line instead of a table.
-    """
-    from handcraft.commands import print_predictions
-
-    print_predictions(model, store, ids or None, top, as_json=json)
     return 0
 
 
@@ -122,7 +100,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **cli_train.COMMANDS,
     **cli_generate.COMMANDS,
     ("evaluate",): (evaluate, "score a classifier or generators", None),
-    ("predict",): (predict, "recognise the clips of a store", None),
+    **cli_predict.COMMANDS,
     ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
 }
 """Words of the command -> function, summary, and for commands that take RECIPE first the type of their options."""
@@ -137,27 +115,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except HandcraftError as error:
-        print(f"handcraft: {_one_line(error)}", file=sys.stderr)
+        print(f"handcraft: {one_line(error)}", file=sys.stderr)
         code = 2
     except BrokenPipeError:  # the reader of our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"handcraft: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"handcraft: {one_line(error)}", file=sys.stderr)
         code = 2
     except (RuntimeError, ValueError) as error:
         if not _about_backend(error):
             raise
-        print(f"handcraft: {_one_line(error)}", file=sys.stderr)
+        print(f"handcraft: {one_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("handcraft: interrupted; the same command with the same folder continues where it can", file=sys.stderr)
         code = 130
     raise SystemExit(code)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _about_backend(error: Exception) -> bool:

@@ -1,22 +1,18 @@
-"""What commands do beyond one call of the library: find the source clips, tell kinds apart, print tables."""
+"""What commands do beyond one call of the library: find the clips to score, and tell kinds apart."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from handcraft.checkpoint import Checkpoint, load
 from handcraft.config import Recipe
 from handcraft.data.clips import Clips, load_clips
+from handcraft.data.preprocess import from_signature
 from handcraft.data.store import Store
-from handcraft.errors import CheckpointError, ConfigError
+from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.match import GENERATORS
+from handcraft.metrics.distribution import compare
 from handcraft.partition import partition
-from handcraft.predict import load_for, predict
+from handcraft.predict import load_for
 from handcraft.recipe import check_recipe
 from handcraft.training import Data
 
@@ -62,6 +58,33 @@ def evaluation(model: Path, store: Path, split: str, test_share: float, confusio
     return {name: value.tolist() if name == "confusion" else value for name, value in row.items()}
 
 
+def distribution(real: Path, synthetic: Path, model: Path | None, split: str, *, draws: int, seed: int) -> dict:
+    """`metrics.distribution.compare` of two stores; features of the classifier `model`, or of the poses where None.
+
+    Both stores are read with the classifier's preprocessing, or the one that a centred store says it had.
+    """
+    stores = {"real": Store(real), "synthetic": Store(synthetic)}
+    checkpoint = None if model is None else load(classifier_folder(model))
+    if checkpoint is not None:
+        preprocess = checkpoint.preprocess
+    else:
+        signed = [store.manifest.preprocessing for store in stores.values() if store.manifest.stage == "centred"]
+        if not signed:
+            raise ConfigError("evaluate: both stores are raw; give a classifier, whose preprocessing they are to have")
+        preprocess = from_signature(signed[0])
+    clips = {}
+    for name, store in stores.items():
+        store.verify()
+        clips[name] = load_clips(store, preprocess)
+    if split != ALL:
+        chosen = clips["real"].split == split
+        if not chosen.any():
+            raise DataError(f"{real}: no clip is marked {split!r}; split the data first, or say --split all")
+        clips["real"] = clips["real"].subset(chosen)
+    found = compare(clips["real"], clips["synthetic"], classifier=checkpoint, seed=seed, draws=draws)
+    return {"real": str(real), "synthetic": str(synthetic), "split": split, **found}
+
+
 def classifier_folder(model: Path) -> Path:
     """`model`, or the run in it where it is the folder that `handcraft train classifier` was given."""
     inside = model / "classifier"
@@ -76,17 +99,3 @@ def _scored(checkpoint: Checkpoint, store: Store, split: str, test_share: float)
         clips = load_for(checkpoint, store)
         return clips.subset(partition(clips, seed=0, test_share=test_share).test)  # the same with every seed
     return store
-
-
-def print_predictions(model: Path, store: Path, ids: Iterable[str] | None, top: int, *, as_json: bool) -> None:
-    """Print the likeliest classes of each clip, as a table or as JSON lines."""
-    rows = predict(classifier_folder(model), store, ids, top)
-    if as_json:
-        for row in rows:
-            print(json.dumps(row))
-        return
-    table = Table("clip", "labelled", "recognised as (probability)")
-    for row in rows:
-        found = ", ".join(f"{entry['class']} ({entry['probability']:.2f})" for entry in row["top"])
-        table.add_row(*map(escape, (row["id"], row["label"], found)))
-    Console().print(table)

@@ -33,3 +33,14 @@ class ConfigError(HandcraftError):
 
 class TrainingError(HandcraftError):
     """Training stopped: the loss is no longer finite, or the output folder cannot be used."""
+
+
+class Stopped(HandcraftError):
+    """Training was asked to stop by SIGTERM and has saved its state; the command line exits with 143."""
+
+
+def one_line(error: Exception) -> str:
+    """What is printed of an error: its message in one line; of the system's, the file and the reason."""
+    if isinstance(error, OSError):
+        error = HandcraftError(f"{error.filename or 'file system'}: {error.strerror or error}")
+    return " ".join(str(error).split())

@@ -130,13 +130,3 @@ def test_folder_of_a_trained_classifier(tmp_path):
 def test_figures_without_lists():
     figures = {"a": 1, "b": [1], "c": {"d": [2], "e": {"f": None, "g": []}}}
     assert commands.without_lists(figures) == {"a": 1, "c": {"e": {"f": None}}}
-
-
-def test_names_that_look_like_markup_are_printed_as_they_are(clips, tmp_path, capsys):
-    save(tmp_path / "c", classifier(clips), None)
-    store = write_store(tmp_path / "s", clips, ids=[f"[red]{i}[/nonsense]" for i in range(27)])
-    commands.print_predictions(tmp_path / "c", store, None, 1, as_json=False)
-    assert "[red]26[/nonsense]" in capsys.readouterr().out
-    commands.print_predictions(tmp_path / "c", store, ["[red]3[/nonsense]"], 1, as_json=True)
-    row = json.loads(capsys.readouterr().out)
-    assert (row["id"], row["label"], len(row["top"])) == ("[red]3[/nonsense]", "sign0", 1)

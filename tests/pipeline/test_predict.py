@@ -1,15 +1,17 @@
-"""Prediction from a checkpoint and a store alone."""
+"""Prediction from a checkpoint and clips alone: a store's, a file's, an array, or windows of any."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from drawn import person
+from scripted_detector import script, write_video
 from small_clips import small_clips
 from twins import classifier, twin
 
 from handcraft.checkpoint import load, save
-from handcraft.config import PreprocessConfig
+from handcraft.config import PreprocessConfig, WindowConfig
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import load_clips
 from handcraft.data.preprocess import preprocess, signature
@@ -18,6 +20,7 @@ from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.layouts import layout
 from handcraft.predict import classify, load_for, predict
+from handcraft.timeline import merge
 
 RAW = PreprocessConfig(coordinates="xyz", fill=2, smooth_window=5)
 
@@ -138,3 +141,127 @@ def test_damaged_frames_are_never_recognised(tmp_path):
             load_for(checkpoint, store, places)
     with pytest.raises(DataError, match="SHA-256"):
         predict(checkpoint, store)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A raw store and a model of its clips, which are as wide as high."""
+    store = raw_store(tmp_path_factory.mktemp("trained") / "s", fps=25.0)
+    return store, classifier(load_clips(store, RAW))
+
+
+def test_an_array_is_recognised_as_the_clip_of_a_store_is(trained):
+    store, checkpoint = trained
+    for place, row in enumerate(predict(checkpoint, store)):
+        (found,) = predict(checkpoint, np.array(store.landmarks(place)))
+        assert (found["id"], found["label"], found["notes"]) == ("array", None, [])
+        assert found["seen"] == {"pose": 1, "right_hand": 1, "left_hand": 1}
+        assert [entry["class"] for entry in found["top"]] == [entry["class"] for entry in row["top"]]
+        assert found["top"][0]["probability"] == pytest.approx(row["top"][0]["probability"], abs=1e-5)
+    wide = predict(checkpoint, np.array(store.landmarks(0)), aspect=1.8)[0]
+    assert wide["top"][0]["probability"] != pytest.approx(
+        predict(checkpoint, store)[0]["top"][0]["probability"], abs=1e-4
+    )
+
+
+def test_a_video_is_recognised_as_the_clip_that_is_detected_in_it(trained, tmp_path, monkeypatch):
+    store, checkpoint = trained
+    clips = {60 * (place + 1): (store.landmarks(place), "holistic75") for place in range(3)}
+    script(monkeypatch, clips)
+    for grey, (clip, _) in clips.items():
+        write_video(tmp_path / "yes" / f"{grey}.mp4", len(clip), grey, size=(64, 64))
+    rows = predict(checkpoint, tmp_path, top=2)
+    assert [(row["id"], row["label"]) for row in rows] == [
+        (str(tmp_path / "yes" / f"{grey}.mp4"), "yes") for grey in clips
+    ]
+    for row, expected in zip(rows, predict(checkpoint, store, top=2), strict=False):
+        assert [entry["class"] for entry in row["top"]] == [entry["class"] for entry in expected["top"]]
+        assert row["top"][0]["probability"] == pytest.approx(expected["top"][0]["probability"], abs=1e-5)
+
+
+def test_a_window_is_recognised_as_a_clip_of_its_own(trained):
+    _, checkpoint = trained
+    recording = np.concatenate([person(20, seed=seed) for seed in range(3)])
+    recording[40:, [11, 12]] = np.nan  # without shoulders
+    (row,) = predict(checkpoint, recording, fps=10, window=1.0, top=1)
+    assert [(entry["start"], entry["end"]) for entry in row["windows"]] == [(i / 2, i / 2 + 1) for i in range(11)]
+    for entry in row["windows"][:7]:
+        alone = predict(checkpoint, recording[round(10 * entry["start"]) : round(10 * entry["end"])], top=1)[0]
+        assert entry["top"][0]["class"] == alone["top"][0]["class"]
+        assert entry["top"][0]["probability"] == pytest.approx(alone["top"][0]["probability"], abs=1e-5)
+    assert [entry["top"] for entry in row["windows"][8:]] == [[], [], []]
+    assert row["windows"][8]["reason"] == "no frame shows both shoulders"
+    assert row["timeline"] == merge(row["windows"])
+    assert "top" not in row
+    several = predict(checkpoint, recording, fps=10, window=1.0, top=1, batch=3)
+    assert [entry["end"] for entry in several[0]["windows"]] == [entry["end"] for entry in row["windows"]]
+
+
+def test_clips_of_a_store_are_cut_by_its_frame_rate(trained, tmp_path):
+    store, checkpoint = trained
+    rows = predict(checkpoint, store, ["clip3", "clip1"], window=0.4, step=0.4, top=1)
+    assert [(row["id"], row["label"]) for row in rows] == [("clip3", "yes"), ("clip1", "yes")]
+    assert [(entry["start"], entry["end"]) for entry in rows[0]["windows"]] == [(0, 0.4), (0.4, 0.8), (0.44, 0.84)]
+    silent = raw_store(tmp_path / "silent")
+    with pytest.raises(ConfigError, match="clip0: its frame rate is unknown"):
+        predict(checkpoint, silent, window=0.4)
+    assert (
+        predict(checkpoint, silent, window=0.4, fps=25)[0]["windows"]
+        == (predict(checkpoint, store, ["clip0"], window=0.4)[0]["windows"])
+    )
+    with pytest.raises(DataError, match="holds preprocessed clips"):
+        predict(checkpoint, centred_store(tmp_path / "centred", small_clips()), window=0.4)
+
+
+def test_models_of_frames_as_they_are_say_what_they_see(trained):
+    _, checkpoint = trained
+    cropping = replace(checkpoint, window=WindowConfig(frames=16, mode="zero"))
+    clip = person(40)
+    assert predict(checkpoint, clip, fps=30)[0]["notes"] == []
+    rate, middle = predict(cropping, clip, fps=30)[0]["notes"]
+    assert "here it is 30 frames a second" in rate
+    assert middle == "of 40 frames of the clip only the middle 16 are looked at"
+    assert "unknown" in predict(cropping, clip[:16])[0]["notes"][0]
+    assert "of 20 frames of each window" in predict(cropping, clip, fps=10, window=2)[0]["notes"][1]
+    hidden = clip.copy()
+    hidden[:, layout("holistic75").slices["left_hand"]] = np.nan
+    (row,) = predict(checkpoint, hidden)
+    assert row["notes"] == ["left hand not detected in any frame"]
+    assert row["seen"] == {"pose": 1, "right_hand": 1, "left_hand": 0}
+
+
+@pytest.mark.parametrize(
+    ("clip", "options", "message"),
+    [
+        (np.full((5, 75, 3), np.nan), {}, "array: nobody was detected in any of its 5 frames"),
+        (np.zeros((0, 75, 3)), {}, "array: has no frames"),
+        (np.full((5, 75, 3), np.inf), {}, "infinite"),
+        (np.zeros((5, 75, 2)), {}, "array: has x and y only, and the model was trained with z"),
+        (np.zeros((5, 75, 4)), {}, "expected .frames, 75, 2 or 3"),
+        (np.zeros((5, 74, 3)), {"layout": "holistic75"}, "expected .frames, 75, 2 or 3"),
+        (np.zeros((5, 75, 3)), {}, "array: the shoulders are"),
+    ],
+)
+def test_recordings_that_cannot_be_used_are_named(trained, clip, options, message):
+    with pytest.raises(DataError, match=message):
+        predict(trained[1], clip, **options)
+
+
+def test_a_model_of_the_face_refuses_landmarks_without_one():
+    small = small_clips()
+    checkpoint = replace(classifier(small), layout="handcraft60", preprocess=replace(RAW, layout="handcraft60"))
+    with pytest.raises(
+        DataError, match=r"array: its landmarks are holistic75, .*; the model needs handcraft60 .* face:"
+    ):
+        predict(checkpoint, person(5))
+
+
+def test_choices_that_exclude_each_other_are_named(trained, tmp_path):
+    store, checkpoint = trained
+    with pytest.raises(ConfigError, match="step is 1"):
+        predict(checkpoint, store, step=1)
+    (tmp_path / "a.pose").touch()
+    with pytest.raises(ConfigError, match="ids choose the clips of a store"):
+        predict(checkpoint, tmp_path / "a.pose", ["x"])
+    with pytest.raises(CheckpointError, match="is a generator"):
+        predict(twin(small_clips(), reverse=False), person(5))

@@ -1,0 +1,135 @@
+"""Raw landmarks of one person from wherever they come: a video, a `.pose` file, a clip of a raw store, or an array."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handcraft.data.clip_files import entries
+from handcraft.data.manifest import MANIFEST
+from handcraft.data.store import Store
+from handcraft.errors import DataError
+from handcraft.extract.landmarker import Settings
+from handcraft.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from handcraft.layouts import LAYOUTS
+from handcraft.layouts import layout as find_layout
+
+POSE = ".pose"
+CLIPS = frozenset({POSE, *VIDEO_SUFFIXES})
+"""Endings of the files that `sources` finds in a folder."""
+DETECTOR = Settings()
+"""How landmarks of a video are detected unless somebody says otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a detector saw of one person, of any length."""
+
+    landmarks: np.ndarray
+    """(T,J,C) floating, C 2 or 3; x and y as fractions of the picture, NaN = missing."""
+    layout: str
+    id: str
+    """A clip's id, or the path of a file as it was given."""
+    label: str | None = None
+    """The sign it is said to show."""
+    fps: float | None = None
+    aspect: float | None = None
+    """Width / height of the picture."""
+
+    def seen(self) -> dict[str, float]:
+        """Part of the layout -> the share of frames in which any landmark of it was detected."""
+        present = ~np.isnan(self.landmarks[..., 0])
+        return {
+            name: float(present[:, where].any(axis=1).mean()) if len(present) else 0.0
+            for name, where in find_layout(self.layout).slices.items()
+        }
+
+
+def as_recording(
+    landmarks: np.ndarray, layout: str | None = None, fps: float | None = None, aspect: float | None = None
+) -> Recording:
+    """An array (T,J,C) as a recording; layout: the one that has J landmarks. `DataError` where none has."""
+    landmarks = np.asarray(landmarks)
+    sizes = {known.landmarks: name for name, known in LAYOUTS.items()}
+    if landmarks.ndim != 3 or landmarks.dtype.kind != "f" or (layout is None and landmarks.shape[1] not in sizes):
+        known = ", ".join(f"{size} ({name})" for size, name in sizes.items())
+        raise DataError(
+            f"an array of {landmarks.dtype} and shape {landmarks.shape}, expected floating point (frames, landmarks, "
+            f"2 or 3); numbers of landmarks known: {known}"
+        )
+    return Recording(landmarks, layout or sizes[landmarks.shape[1]], "array", None, fps, aspect)
+
+
+def of_store(store: Store, places: np.ndarray, fps: float | None = None) -> Iterator[Recording]:
+    """Clips of a raw store, after a look at the checksums of the parts they lie in; fps: where it does not say its own.
+
+    `DataError`: a centred store, or a damaged one.
+    """
+    manifest = store.manifest
+    if manifest.stage != "raw":
+        raise DataError(
+            f"{store.path}: holds preprocessed clips, of which no shorter ones can be cut; give the raw recordings"
+        )
+    store.verify(places)
+    for place in places.tolist():
+        label = store.classes[int(store.labels[place])]
+        about = (manifest.layout, str(store.ids[place]), label, manifest.fps or fps, manifest.aspect)
+        yield Recording(store.landmarks(place), *about)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video, a folder of numbered images, or a `.pose` file."""
+
+    path: Path
+    label: str | None = None
+    """Name of the folder that it lies in, where folders sort the files by sign."""
+
+
+def sources(path: Path | str) -> list[Source]:
+    """The sources that a path means: a file or a folder of images itself, all those in another folder.
+
+    In a folder: videos and `.pose` files, by the numbers in their names, then those of its folders, which are signs
+    (FOLDER/SIGN/FILE). Hidden names are passed over. `DataError`: no such path, a folder that cannot be read or holds
+    none. A folder of a sign that cannot be read is a source of its own, to fail by itself.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such store, video or .pose file")
+    if not path.is_dir():
+        return [Source(path)]
+    found = [Source(file) for file in entries(path, CLIPS)]
+    if not found and entries(path, IMAGE_SUFFIXES):
+        return [Source(path)]
+    for folder in entries(path, ""):
+        try:
+            found += [Source(file, folder.name) for file in entries(folder, CLIPS)]
+        except DataError:
+            found.append(Source(folder, folder.name))
+    if not found:
+        raise DataError(f"{path}: neither a store nor a folder with videos, images or .pose files")
+    return found
+
+
+def read(source: Source, settings: Settings = DETECTOR) -> Recording:
+    """The landmarks of a source; those of a video are detected now, with `settings`.
+
+    `DataError`: a file that cannot be read, is damaged or has no frame. `ConfigError`: the detector or PyAV is not
+    installed; the message says how to get it.
+    """
+    if source.path.suffix.lower() == POSE:
+        from handcraft.data.pose_file import read_pose
+
+        clip = read_pose(source.path)
+        return Recording(clip.landmarks, clip.layout, str(source.path), source.label, clip.fps, clip.aspect)
+    from handcraft.extract.worker import ClipSource, extract_clip
+
+    found = extract_clip(ClipSource(source.path, id=str(source.path), label=source.label or ""), settings)
+    aspect = found.width / found.height
+    return Recording(found.landmarks, settings.layout.name, str(source.path), source.label, found.fps, aspect)
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a folder looks like a store."""
+    return (Path(path) / MANIFEST).exists()
