@@ -1,11 +1,17 @@
 """The commands of `handcraft train`. See `cli` for how commands are written."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError
+
+ONLINE = "online:"
+"""What `--synthetic` begins with where generators follow instead of a store."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,9 @@ class TrainClassifier:
     out: Folder
     """Folder for logs and checkpoints."""
     model: Literal["transformer", "mamba"] = "transformer"
-    synthetic: Store | None = None
-    """Store of synthetic clips to pretrain on (`handcraft generate`)."""
+    synthetic: Annotated[str, arg(metavar="STORE|online:DIR")] | None = None
+    """Synthetic clips to pretrain on: a store of them (`handcraft generate`), or `online:` and the folder with the
+    generators forward/ and reversed/, which then make every batch anew, nothing of it on disk."""
     pretrain: float | None = None
     """Share of the steps spent on synthetic clips first; the recipe's where not given."""
     augment: bool = False
@@ -70,18 +77,22 @@ class TrainClassifier:
 def train_classifier(options: TrainClassifier) -> int:
     from handcraft.commands import training_data
     from handcraft.data.store import Store as Opened
-    from handcraft.training import classifier_recipe, pretrain_classifier
+    from handcraft.training import classifier_recipe, pretrain_classifier, pretrain_online
     from handcraft.training import train_classifier as train
 
     if options.pretrain is not None and options.synthetic is None:
-        raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic STORE is given to pretrain on")
+        raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic is given to pretrain on")
     data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
     part = classifier_recipe(options.recipe, options.model)
     start, common = None, {"seed": options.seed, "resume": options.resume}
     if options.synthetic is not None:
         share = options.recipe.pretrain if options.pretrain is None else options.pretrain
         place = options.out / "pretraining"
-        start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
+        if options.synthetic.startswith(ONLINE):
+            generator = Path(options.synthetic.removeprefix(ONLINE))
+            start = pretrain_online(data, part, share, generator, place, **common).last
+        else:
+            start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
     trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
     _print_trained("classifier", trained)
     return 0

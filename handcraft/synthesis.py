@@ -81,6 +81,11 @@ class Synthesizer:
         self._mean, self._std = statistics.mean.flatten(), statistics.std.flatten()
         self._twins = [_params(checkpoint, device) for checkpoint in (forward, reversed)]
 
+    def to(self, device: torch.device | str) -> "Synthesizer":
+        """One that makes the same clips on `device`."""
+        clips, ways = self.clips.to(device), {"seed": self.seed, "missing": self.missing, "vary": self.vary}
+        return Synthesizer(self.forward, self.reversed, clips, **ways)
+
     @property
     def seen_clips(self) -> set[str]:
         """Digests of all real clips behind the synthetic ones: those that either generator or this object has seen."""

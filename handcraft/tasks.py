@@ -83,6 +83,7 @@ class _ClipTask(ABC):
         statistics: Statistics | None,
         initial: Checkpoint | None,
         seen: Sequence[str] | None,
+        generators: Sequence[str] = (),
     ):
         device = distributed.device(recipe.train.device)
         clips = clips.to(device)
@@ -106,6 +107,7 @@ class _ClipTask(ABC):
         self.statistics = statistics.to(device)
         if seen is None:
             seen = hex_digests(np.concatenate([self.clips.digest, self.valid_clips.digest]))
+        self.generators = tuple(generators) or (() if initial is None else initial.generators)
         self.seen_clips = tuple(sorted({*seen, *(() if initial is None else initial.seen_clips)}))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -186,6 +188,7 @@ class _ClipTask(ABC):
             split_hashes={"train": split_hash(self.clips.digest), "valid": split_hash(self.valid_clips.digest)},
             seen_clips=self.seen_clips,
             initial="" if self.initial is None else self.initial.sha256,
+            generators=self.generators,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -193,6 +196,7 @@ class _ClipTask(ABC):
         found = self.checkpoint()
         values = {name: getattr(found, name) for name in ("kind", "reverse", "seed", "layout", "signature", "initial")}
         values |= {"model": asdict(self.model_config), "classes": list(found.classes)}
+        values["generators"] = list(found.generators)
         values |= {name: asdict(getattr(found, name)) for name in ("train", "window", "augment")}
         values["data"] = {
             f"{name} clips": _hash(clips.digest, clips.label.cpu().numpy(), clips.length.cpu().numpy())
@@ -301,7 +305,7 @@ class ClassifierTask(_ClipTask):
     and always on). init_from: a checkpoint of the same model whose weights are the start, and whose statistics are
     used; optimiser and schedule are fresh. statistics: use these, as pretraining on synthetic clips does with the
     real training clips'. seen: digests of the real clips behind synthetic training clips (`seen_clips` of their store);
-    by default the clips are real and count themselves.
+    by default the clips are real and count themselves. generators: SHA-256 of those behind synthetic training clips.
     """
 
     def __init__(
@@ -316,6 +320,7 @@ class ClassifierTask(_ClipTask):
         init_from: Checkpoint | Path | str | None = None,
         statistics: Statistics | None = None,
         seen: Sequence[str] | None = None,
+        generators: Sequence[str] = (),
     ):
         if recipe.window.frames != recipe.model.frames:
             raise ConfigError(
@@ -331,6 +336,7 @@ class ClassifierTask(_ClipTask):
             statistics=statistics,
             initial=load(init_from) if isinstance(init_from, str | Path) else init_from,
             seen=seen,
+            generators=generators,
         )
 
     def weights(self, batch: Batch) -> Tensor:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from handcraft.config import GeneratorRecipe, MambaRecipe, Recipe, TrainConfig, TransformerRecipe
+from handcraft.checkpoint import load
+from handcraft.config import GeneratorRecipe, MambaRecipe, Recipe, TransformerRecipe
 from handcraft.data.clips import Clips, load_clips
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.data.store import Store
 from handcraft.engine import Trained, train
 from handcraft.errors import ConfigError, DataError
-from handcraft.match import require_unseen
+from handcraft.match import require_data, require_unseen
+from handcraft.online import OnlineTask
 from handcraft.partition import Partition
+from handcraft.synthesis import Synthesizer, seen_by
 from handcraft.tasks import ClassifierTask, GeneratorTask, planned_steps
 
 TWINS = ("forward", "reversed")
@@ -84,8 +87,7 @@ def pretrain_classifier(
     Statistics are those of the real training clips. `DataError`: the store is damaged or not of generated clips, the
     generators behind it have seen a test clip (DESIGN 4.4.6), or its classes are others.
     """
-    if not 0 < share < 1:
-        raise ConfigError(f"pretrain is {share}; expected a share of the steps between 0 and 1, such as 0.1")
+    part = _for_pretraining(data, part, share)
     if not synthetic.manifest.seen_clips:  # then nobody can tell whether test clips are behind it
         raise DataError(
             f"{synthetic.path}: names no clip that a generator has seen, so it is no store of synthetic clips; make "
@@ -102,17 +104,46 @@ def pretrain_classifier(
     if data.clips.preprocess is None:
         raise DataError("synthetic pretraining needs clips that were loaded from a store")
     made = load_clips(synthetic, data.clips.preprocess)
-    steps = max(1, round(share * planned_steps(part.train, data.clips.subset(data.part.train))))
+    source = synthetic.manifest.source
     task = ClassifierTask(
         made,
-        replace(part, train=_for_steps(part.train, steps)),
+        part,
         train=np.arange(len(made)),
         valid=(),
         seed=seed,
         augment=False,
         statistics=data.statistics(part),
         seen=synthetic.manifest.seen_clips,
+        generators=[source[name] for name in TWINS if isinstance(source.get(name), str)],
     )
+    return train(task, out, resume=resume, progress=progress)
+
+
+def pretrain_online(
+    data: Data,
+    part: TransformerRecipe | MambaRecipe,
+    share: float,
+    generator: Path,
+    out: Path,
+    *,
+    seed: int,
+    resume: bool = True,
+    progress: bool | None = None,
+) -> Trained:
+    """What `pretrain_classifier` does, on clips that are generated batch by batch and seen once (`handcraft.online`).
+
+    generator: folder with forward/ and reversed/. The sources are the clips of `data` that the generators were trained
+    on. `DataError`: none of them is there, or the generators have seen a test clip; `CheckpointError`: the generators
+    do not belong together or to the data.
+    """
+    part = _for_pretraining(data, part, share)
+    forward, reverse = (load(generator / twin) for twin in TWINS)
+    require_data(forward, data.clips)
+    test = data.clips.subset(data.part.test)
+    for checkpoint in (forward, reverse):
+        require_unseen(checkpoint.seen_clips, test, f"the generator {checkpoint.path}")
+    synthesizer = Synthesizer(forward, reverse, seen_by(forward, data.clips), seed=seed)
+    task = OnlineTask(synthesizer, part, statistics=data.statistics(part))
     return train(task, out, resume=resume, progress=progress)
 
 
@@ -149,12 +180,14 @@ def train_classifier(
     return train(task, out, resume=resume, progress=progress)
 
 
-def _for_steps(config: TrainConfig, steps: int) -> TrainConfig:
-    """The same training for so many steps, its checkpoints and validations no further apart than the run is long."""
-    return replace(
-        config,
-        steps=steps,
-        epochs=0.0,
-        validate_every=min(config.validate_every, steps),
-        checkpoint_every=min(config.checkpoint_every, steps),
-    )
+def _for_pretraining(
+    data: Data, part: TransformerRecipe | MambaRecipe, share: float
+) -> TransformerRecipe | MambaRecipe:
+    """The same training for `share` of its steps on `data`, its checkpoints and validations no further apart than the
+    run is long."""
+    if not 0 < share < 1:
+        raise ConfigError(f"pretrain is {share}; expected a share of the steps between 0 and 1, such as 0.1")
+    config = part.train
+    steps = max(1, round(share * planned_steps(config, data.clips.subset(data.part.train))))
+    every = {name: min(getattr(config, name), steps) for name in ("validate_every", "checkpoint_every")}
+    return replace(part, train=replace(config, steps=steps, epochs=0.0, **every))

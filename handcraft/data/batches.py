@@ -12,7 +12,7 @@ from torch import Tensor
 
 from handcraft.config import AugmentConfig, WindowConfig
 from handcraft.data.augment import draw_turns, sub_windows, turn
-from handcraft.data.clips import Clips
+from handcraft.data.clips import Clips, Motion
 from handcraft.data.statistics import Statistics
 from handcraft.data.window import windows
 from handcraft.distributed import WHOLE, Share
@@ -43,6 +43,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def take(self, where: slice | Tensor) -> "Batch":
+        """The samples at `where`: a slice, or positions (n,) int64."""
+        return replace(self, **{field.name: getattr(self, field.name)[where] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
@@ -92,21 +96,25 @@ def training_batch(
     augment = AugmentConfig() if augment is None else augment
     begin, span = sub_windows(clips.length[index], augment, window, seed, sample_id)
     turns = draw_turns(augment, seed, sample_id)
-    return _assemble(clips, index, sample_id, window, statistics, begin, span, turns)
+    return assemble(clips, index, clips.label[index], sample_id, window, statistics, begin, span, turns)
 
 
-def evaluation_batches(clips: Clips, window: WindowConfig, statistics: Statistics, batch: int) -> Iterator[Batch]:
-    """Every clip once, in order, without augmentation; the last batch may be shorter. sample_id is the position."""
+def evaluation_batches(
+    clips: Clips, window: WindowConfig, statistics: Statistics, batch: int, share: Share = WHOLE
+) -> Iterator[Batch]:
+    """Every clip (of this share of them) once, in order, without augmentation; the last batch may be shorter.
+    sample_id is the position."""
     if batch < 1:
         raise ConfigError(f"batch is {batch}; expected at least 1")
-    for index in torch.arange(len(clips), device=clips.start.device).split(batch):
+    for index in torch.arange(len(clips), device=clips.start.device)[share.of(len(clips))].split(batch):
         if len(index):
-            yield _assemble(clips, index, index, window, statistics)
+            yield assemble(clips, index, clips.label[index], index, window, statistics)
 
 
-def _assemble(
-    clips: Clips,
+def assemble(
+    clips: Motion,
     index: Tensor,
+    label: Tensor,
     sample_id: Tensor,
     window: WindowConfig,
     statistics: Statistics,
@@ -114,8 +122,11 @@ def _assemble(
     span: Tensor | None = None,
     turns: Tensor | None = None,
 ) -> Batch:
-    """Steps 5 and 6, and augmentation between them, piece by piece on a CPU and at once elsewhere."""
-    size = len(index)
+    """Steps 5 and 6, and augmentation between them: the batch of the clips at `index`, which have these labels.
+
+    begin, span: what each window reads, see `windows`; turns: from `draw_turns`. All (B, ...).
+    """
+    size = max(1, len(index))
     if index.device.type == "cpu":
         size = max(1, _PIECE_BYTES // (4 * window.frames * clips.frames[0].numel()))
     pieces = []
@@ -128,4 +139,4 @@ def _assemble(
             x = turn(x, turns[here])
         pieces.append((statistics.standardise(x).flatten(2), present, valid))
     x, present, valid = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-    return Batch(x, present, valid, clips.label[index], index, sample_id)
+    return Batch(x, present, valid, label, index, sample_id)

@@ -4,7 +4,7 @@ Training reads windows straight out of that tensor (`handcraft.data.window`), a 
 file. `load_clips` is the one door from a store to here, and the only place that decides whether to preprocess.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,15 +23,34 @@ _NAMED = 5  # unusable clips that an error lists by name
 
 
 @dataclass(frozen=True, eq=False)
-class Clips:
-    """N clips after preprocessing steps 1 to 4. Subsets share `frames`."""
+class Motion:
+    """The frames of N clips after preprocessing steps 1 to 4, and where among them each clip lies."""
 
     frames: Tensor
-    """(rows,J,C) float32; NaN = missing, then in all coordinates of the landmark."""
+    """(rows,J,C) float32 or float16; NaN = missing, then in all coordinates of the landmark."""
     start: Tensor
     """(N,) int64, first row of each clip."""
     length: Tensor
     """(N,) int64, frames of each clip, at least 1."""
+    present: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
+    """(rows,J) bool, what is not missing in `frames`; worked out here unless a subset hands it on."""
+
+    def __post_init__(self) -> None:
+        if self.present is None:
+            object.__setattr__(self, "present", ~self.frames[..., 0].isnan())
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Frames at these rows (K,) int64 -> a new (K,J,C) float32, NaN = missing."""
+        return self.frames.index_select(0, rows).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Clips(Motion):
+    """Clips with what is known of them. Subsets share `frames`."""
+
     label: Tensor
     """(N,) int64, index into `classes`."""
     ids: np.ndarray
@@ -43,15 +62,6 @@ class Clips:
     classes: tuple[str, ...]
     layout: str
     preprocess: PreprocessConfig | None = None
-    present: Tensor = None  # type: ignore[assignment]
-    """(rows,J) bool, what is not missing in `frames`; worked out here unless a subset hands it on."""
-
-    def __post_init__(self) -> None:
-        if self.present is None:
-            object.__setattr__(self, "present", ~self.frames[..., 0].isnan())
-
-    def __len__(self) -> int:
-        return len(self.start)
 
     def subset(self, index: np.ndarray | Tensor | list[int]) -> "Clips":
         """The clips at `index` (positions, or a mask of N booleans), in that order; shares the frames."""
@@ -85,10 +95,6 @@ class Clips:
         """Frames of clip `i`, (T,J,C), a view."""
         start = int(self.start[i])
         return self.frames[start : start + int(self.length[i])]
-
-    def read(self, rows: Tensor) -> Tensor:
-        """Frames at these rows (K,) int64 -> a new (K,J,C) float32, NaN = missing."""
-        return self.frames.index_select(0, rows).float()
 
     def rows(self) -> Tensor:
         """Rows of `frames` that belong to these clips, clip after clip, (sum of lengths,) int64."""

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from handcraft.config import WindowConfig
-from handcraft.data.clips import Clips
+from handcraft.data.clips import Motion
 from handcraft.errors import ConfigError
 
 
 def windows(
-    clips: Clips, index: Tensor, config: WindowConfig, begin: Tensor | None = None, span: Tensor | None = None
+    clips: Motion, index: Tensor, config: WindowConfig, begin: Tensor | None = None, span: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Windows of the clips `index` (B,) int64 -> x (B,W,J,C) float32, NaN = missing or padding, and valid (B,W) bool.
 
@@ -46,7 +46,7 @@ def windows(
     return x.masked_fill_(~valid[:, :, None, None], torch.nan), valid
 
 
-def _between(clips: Clips, start: Tensor, time: Tensor) -> Tensor:
+def _between(clips: Motion, start: Tensor, time: Tensor) -> Tensor:
     """Clips at fractional times (B,W), linear between the two frames around each -> (B,W,J,C)."""
     earlier = time.floor()
     weight = (time - earlier).float().flatten()

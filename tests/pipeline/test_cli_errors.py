@@ -159,7 +159,7 @@ def test_a_generator_that_saw_test_clips_cannot_pretrain(place, tmp_path, capfd)
 
 def test_pretrain_needs_synthetic_clips(place, tmp_path, capfd):
     words = ("train", "classifier", place.recipe, "--data", place.toy, "--out", tmp_path / "m", "--pretrain")
-    assert "no --synthetic STORE is given" in one_line_error(capfd, *words, 0.1)
+    assert "no --synthetic is given" in one_line_error(capfd, *words, 0.1)
     assert "pretrain is 1.0; expected a share" in one_line_error(capfd, *words, 1, "--synthetic", place.synthetic)
     assert not (tmp_path / "m").exists()
 
