@@ -120,6 +120,7 @@ setup(
         "tqdm>=4.66",
         "pillow>=10.1",
         "jinja2>=3.1",
+        "dtaidistance>=2.3.11",
     ],
     extras_require={
         "gpu": ['triton>=3.6,<3.10; sys_platform == "linux"'],

@@ -5,54 +5,31 @@ and the checks, and calls the library; errors the package raises on purpose end 
     handcraft run small --help      every field of the recipe `small`, with its value, to be overridden
 """
 
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg
 
-from handcraft import cli_data, cli_export, cli_generate, cli_import, cli_predict, cli_train, cli_view
+from handcraft import (
+    cli_data,
+    cli_evaluate,
+    cli_export,
+    cli_extract,
+    cli_generate,
+    cli_import,
+    cli_predict,
+    cli_prepare,
+    cli_train,
+    cli_view,
+)
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError, one_line
 from handcraft.recipe import check_recipe, load_recipe, recipe_names
-
-
-def evaluate(
-    model: Positional[Annotated[Path, arg(metavar="RUN")]],
-    data: Store,
-    split: str = "test",
-    test_share: float = Recipe.test_share,
-    confusion: Path | None = None,
-    json: Path | None = None,
-) -> int:
-    """Score a classifier on the clips of a split, or twin generators beside predictors that learn nothing.
-
-    Args:
-        model: a classifier's folder, run or checkpoint, or the folder with the generators forward/ and reversed/.
-        data: store with the clips.
-        split: which marked clips; `all` takes every clip of the store, marked or not. `test` of a store without marks
-            takes the clips that training held out.
-        test_share: the recipe's test_share that the model was trained with; needed for stores without marks only.
-        confusion: file for the confusion matrix (CSV).
-        json: file for all figures.
-    """
-    from rich import print as show
-
-    from handcraft.commands import evaluation, without_lists
-
-    figures = evaluation(model, data, split, test_share, confusion)
-    if json is not None:
-        from handcraft.files import write_json
-
-        write_json(json, figures)
-    show(without_lists(figures))
-    return 0
 
 
 @dataclass(frozen=True)
@@ -93,13 +70,15 @@ def doctor() -> int:
 
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("run",): (run, "the whole recipe: generators, synthetic clips, classifiers, report", Run),
+    **cli_extract.COMMANDS,
     **cli_data.COMMANDS,
     **cli_import.COMMANDS,
+    **cli_prepare.COMMANDS,
     **cli_export.COMMANDS,
     **cli_view.COMMANDS,
     **cli_train.COMMANDS,
     **cli_generate.COMMANDS,
-    ("evaluate",): (evaluate, "score a classifier or generators", None),
+    **cli_evaluate.COMMANDS,
     **cli_predict.COMMANDS,
     ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
 }
@@ -149,13 +128,14 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     words = next((words for words in COMMANDS if tuple(argv[: len(words)]) == words), None)
     if words is None:
-        asked = not argv or argv[0] in ("-h", "--help") or (len(argv) > 1 and argv[1] in ("-h", "--help"))
-        group = argv[0] if argv and any(words[0] == argv[0] for words in COMMANDS) else ""
-        if asked:
-            print(_overview(group))
+        group = tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+        known = [words for words in COMMANDS if words[: len(group)] == group]
+        if known and (not argv or argv[len(group) :][:1] in (["-h"], ["--help"])):
+            print(_overview(known))
             return 0
+        words = [words for words in COMMANDS if words[0] == argv[0]] or COMMANDS
         raise ConfigError(
-            f"unknown command {' '.join(argv[:2])!r}; known: {', '.join(' '.join(known) for known in COMMANDS)}"
+            f"unknown command {' '.join(group[:3] or argv)!r}; known: {', '.join(' '.join(known) for known in words)}"
         )
     function, _, options = COMMANDS[words]
     rest, name = argv[len(words) :], f"handcraft {' '.join(words)}"
@@ -174,8 +154,9 @@ def _dispatch(argv: list[str]) -> int:
     return function(tyro.cli(options, args=rest[1:], prog=f"{name} {rest[0]}", default=default))
 
 
-def _overview(group: str = "") -> str:
-    lines = [f"  handcraft {' '.join(words):22s} {COMMANDS[words][1]}" for words in COMMANDS if group in ("", words[0])]
+def _overview(commands: Sequence[tuple[str, ...]]) -> str:
+    width = max(len(" ".join(words)) for words in commands)
+    lines = [f"  handcraft {' '.join(words):{width}s} {COMMANDS[words][1]}" for words in commands]
     return "\n".join(["usage: handcraft COMMAND ... (each has --help)", "", *lines, "", f"recipes: {_recipes()}"])
 
 

@@ -9,7 +9,7 @@ landmark with any coordinate NaN counts as missing, and all its coordinates beco
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import pairwise
 
@@ -30,6 +30,20 @@ def signature(config: PreprocessConfig) -> str:
     """One line that names the version and every parameter of steps 1 to 4; equal lines mean equal processing."""
     values = " ".join(f"{name}={value}" for name, value in sorted(asdict(config).items()))
     return f"preprocess/{VERSION} {values}"
+
+
+def from_signature(text: str) -> PreprocessConfig:
+    """The config whose `signature` is `text`; `DataError` for any other text."""
+    values = dict(pair.split("=", 1) for pair in text.split()[1:] if "=" in pair)
+    try:
+        config = PreprocessConfig(
+            **{field.name: type(field.default)(values[field.name]) for field in fields(PreprocessConfig)}
+        )
+    except (KeyError, ValueError):
+        config = None
+    if config is None or signature(config) != text:
+        raise DataError(f"preprocessing signature {text!a:.200} is not one that this version writes")
+    return config
 
 
 def preprocess(

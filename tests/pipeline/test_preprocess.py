@@ -50,6 +50,16 @@ def test_signature_names_every_parameter():
     assert set(other) == {field.name for field in fields(base)}
     signatures = {signature(replace(base, **{name: value})) for name, value in other.items()} | {signature(base)}
     assert len(signatures) == len(other) + 1
+    changed = replace(base, **other)
+    assert from_signature(signature(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "preprocess/0 fill=5", "preprocess/1 fill=five", signature(PreprocessConfig()) + " x=1"]
+)
+def test_a_signature_of_another_version_is_refused(text):
+    with pytest.raises(DataError, match="signature"):
+        from_signature(text)
     assert signature(PreprocessConfig()) == signature(base)
 
 
