@@ -3,7 +3,8 @@
 
 `config.json` holds everything that rebuilds the model and prepares its input: a prediction needs the checkpoint and
 raw clips, and never the store the model was trained on. A training run's folder holds its best and its last
-checkpoint and `best.json`, which points to the best. A checkpoint may come from anywhere: nothing that is read here
+checkpoint and `best.json`, which points to the best; until it is finished also the last but one and what was the best
+then, so that it can go on without the last. A checkpoint may come from anywhere: nothing that is read here
 can run code, every file has a checksum, and no size is believed before it has been compared with the weights.
 """
 
@@ -256,6 +257,15 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         **plain,
         **configs,
     )
+
+
+def verify(folder: Path | str) -> None:
+    """`CheckpointError` unless the files of a checkpoint, with its resume state, are all there as they were written."""
+    folder = Path(folder)
+    value = _read(folder / CONFIG)
+    sums = value.get("sha256") if isinstance(value, dict) else None
+    for name in (WEIGHTS, RESUME):
+        _verify(folder / name, sums.get(name) if isinstance(sums, dict) else None)
 
 
 def upgraded(train: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from handcraft.engine import LOG
 from handcraft.errors import DataError
+from handcraft.tracking import LOG
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from small_clips import RECIPES, small_clips, small_recipe, small_task
 
 from handcraft import checkpoint as checkpoints
 from handcraft.distributed import WHOLE
-from handcraft.engine import LOG, train
+from handcraft.engine import train
 from handcraft.errors import CheckpointError, TrainingError
 from handcraft.files import read_json, sha256_file, verified, with_checksum, write_json
 from handcraft.state_file import save_state
+from handcraft.tracking import LOG
 
 TESTS = Path(__file__).parents[1]
 

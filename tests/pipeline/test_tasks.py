@@ -14,10 +14,11 @@ from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, Windo
 from handcraft.data.batches import evaluation_batches, training_batch
 from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.statistics import Statistics, authors, compute
-from handcraft.engine import LOG, train
+from handcraft.engine import train
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.losses import motion_loss
 from handcraft.tasks import planned_steps
+from handcraft.tracking import LOG
 
 CLASSIFIERS = ["transformer_sl", "mamba_sl"]
 

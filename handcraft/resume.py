@@ -1,0 +1,93 @@
+"""Where a stopped training goes on: one training a folder, the newest checkpoint that is whole, the same settings."""
+
+import contextlib
+import fcntl
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from handcraft import checkpoint as checkpoints
+from handcraft.errors import CheckpointError, TrainingError
+from handcraft.words import some
+
+logger = logging.getLogger("handcraft")
+
+LOCK = ".lock"
+REMEDY = "restore the folder of this training from a copy, or delete it to train anew"
+_STATE = {
+    "fingerprint": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "random": list,
+    "weights": dict | None,
+    "best_step": int,
+    "best_metrics": dict | None,
+    "metrics": dict | None,
+}
+"""What a checkpoint's resume state holds, see `handcraft.engine`."""
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock. The kernel drops it when the process ends in whatever way, SIGKILL included."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{out}: another process is training in this folder; choose another one") from None
+        yield
+
+
+def newest_whole(out: Path) -> int | None:
+    """Step of the newest checkpoint in `out` whose files are all as they were written; None if there is none at all.
+
+    Newer ones, which a full disk or a crash of the machine has damaged, are removed, and a warning says so.
+    `CheckpointError` if every one is damaged.
+    """
+    damaged = {}
+    for step in reversed(checkpoints.list_steps(out)):
+        try:
+            checkpoints.verify(checkpoints.step_folder(out, step))
+        except CheckpointError as error:
+            damaged[step] = error
+            continue
+        for bad, error in damaged.items():
+            logger.warning("%s; it is removed, and the training continues from step %d", error, step)
+            shutil.rmtree(checkpoints.step_folder(out, bad))
+        return step
+    if damaged:
+        raise CheckpointError(f"{out}: no checkpoint is whole: {some([str(e) for e in damaged.values()], 3)}; {REMEDY}")
+    return None
+
+
+def read(folder: Path) -> dict:
+    """The resume state of a checkpoint, complete and in the form of today's version; `CheckpointError` if it is not."""
+    state = checkpoints.load_resume(folder)
+    if isinstance(state.get("random"), torch.Tensor):  # version 1: one process, no moving average
+        state |= {"random": [{"cpu": state["random"], "cuda": None}], "weights": None}
+        if isinstance(state.get("fingerprint"), dict):
+            train = checkpoints.upgraded(state["fingerprint"].get("train"))
+            state["fingerprint"] = state["fingerprint"] | {"train": train}
+    for name, kinds in _STATE.items():
+        if not isinstance(state.get(name), kinds):
+            raise CheckpointError(f"{folder}: the state to resume from has no usable {name!r}; {REMEDY}")
+    if state["best_step"] not in checkpoints.list_steps(folder.parent):
+        raise CheckpointError(f"{folder}: the best checkpoint, step {state['best_step']}, is not there; {REMEDY}")
+    return state
+
+
+def require_same(out: Path, saved: dict, now: dict, prefix: str = "") -> None:
+    """Raise `TrainingError` naming the first field in which a resumed run differs from the one it continues."""
+    for name in {**now, **saved}:
+        then, current = saved.get(name), now.get(name)
+        if isinstance(then, dict) and isinstance(current, dict):
+            require_same(out, then, current, f"{prefix}{name}.")
+        elif then != current:
+            raise TrainingError(
+                f"{out}: cannot resume: {prefix}{name} was {then!r} when the run was started and is {current!r} now; "
+                "resume with the same settings and data, or train in another folder"
+            )
