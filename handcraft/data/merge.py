@@ -157,8 +157,9 @@ def detectors(source: Mapping[str, Any]) -> list[Any]:
     """What detected the landmarks of a store, from its manifest's `source`: what `handcraft extract` notes, for each
     store that was merged into it; None for one from elsewhere."""
     stores = source.get("stores")
-    parts = stores if isinstance(stores, list) and stores else [source]
-    found = [part.get("extraction") if isinstance(part, Mapping) else None for part in parts]
+    if not isinstance(stores, list) or not stores:
+        return [source.get("extraction")]
+    found = [value for part in stores for value in (detectors(part) if isinstance(part, Mapping) else [None])]
     return [value for at, value in enumerate(found) if value not in found[:at]]
 
 
