@@ -131,6 +131,7 @@ setup(
         ],
         "mamba": ["mamba-ssm>=2.2", "causal-conv1d>=1.4"],
         "extract": ["mediapipe>=0.10.14,<0.10.30", "av>=12"],
+        "ray": ["ray[data]>=2.51"],
         "pose": ["pose-format>=0.10.5"],
         "video": ["av>=12"],
         "bench": ["pytest>=8", "pytest-benchmark>=5", "matplotlib>=3.8"],

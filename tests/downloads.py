@@ -1,6 +1,7 @@
 """Small copies of the layouts in which INCLUDE and DiSPLaY are downloaded, for the tests of what prepares them."""
 
 import csv
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,23 +49,22 @@ def include_tables(path: Path, *, train: Iterable[str], val: Iterable[str] = (),
 
 
 def display_folder(path: Path, *, signs: int = 2, performers: int = 2, frames: int = 12, times: bool = True) -> Path:
-    """DiSPLaY's performances: sign s, performer p, twice each, of `frames` pictures from 1.jpg on, without leading
-    zeros, so that their names sort otherwise than their numbers; picture k of clip c has brightness 10 + 15 * k."""
+    """DiSPLaY's performances: sign s, performer p, twice each, of `frames` pictures from 1.jpg on, so that their
+    names sort otherwise than their numbers; picture k of clip c has brightness 10 + 15 * k + 4 * c."""
     from PIL import Image
 
-    for sign in range(1, signs + 1):
-        for performer in range(1, performers + 1):
-            for take in (1, 2):
-                clip = path / "Signs(1-5)" / f"Sign_{sign:02d}_Performer_{performer:02d}_{take}"
-                for inner in ("01 Times", "02 Color Frames", "04 Depth Frames"):
-                    (clip / inner).mkdir(parents=True)
-                for k in range(frames):
-                    picture = np.full((24, 32, 3), 10 + 15 * k, np.uint8)
-                    Image.fromarray(picture).save(clip / "02 Color Frames" / f"{k + 1}.jpg", quality=95)
-                if times:  # 25 frames a second, and more lines than frames, as in the data set
-                    moments = [divmod(900 + 40 * k, 1000) for k in range(frames + 2)]
-                    lines = [f"0 days, 0 hours, 0 minutes, {s} seconds, {ms} miliseconds" for s, ms in moments]
-                    (clip / "01 Times" / "Times.csv").write_text("\n".join(lines) + "\n\n")
+    shown = itertools.product(range(1, signs + 1), range(1, performers + 1), (1, 2))
+    for c, (sign, performer, take) in enumerate(shown):
+        clip = path / "Signs(1-5)" / f"Sign_{sign:02d}_Performer_{performer:02d}_{take}"
+        for inner in ("01 Times", "02 Color Frames", "04 Depth Frames"):
+            (clip / inner).mkdir(parents=True)
+        for k in range(frames):
+            picture = np.full((24, 32, 3), 10 + 15 * k + 4 * c, np.uint8)
+            Image.fromarray(picture).save(clip / "02 Color Frames" / f"{k + 1}.jpg", quality=95)
+        if times:  # 25 frames a second, and more lines than frames, as in the data set
+            moments = [divmod(900 + 40 * k, 1000) for k in range(frames + 2)]
+            lines = [f"0 days, 0 hours, 0 minutes, {s} seconds, {ms} miliseconds" for s, ms in moments]
+            (clip / "01 Times" / "Times.csv").write_text("\n".join(lines) + "\n\n")
     return path
 
 

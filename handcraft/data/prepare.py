@@ -6,10 +6,15 @@ another edition, shows before hours of extraction and not after.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from handcraft.errors import DataError
+from handcraft.extract.landmarker import Settings
+from handcraft.extract.run import extract
+from handcraft.extract.summary import Summary
 from handcraft.extract.worker import ClipSource
 from handcraft.words import counted, some
 
@@ -64,3 +69,29 @@ def rule_lines(before: Sequence[_Labelled], after: Sequence[_Labelled], least: i
             f"left out: {counted(len(before) - len(after), 'clip')} of {counted(len(dropped), 'sign')} with fewer than "
             f"{least} clips to train with: {some(dropped)}"
         )
+
+
+def prepare(
+    listing: Listing,
+    out: Path | str,
+    settings: Settings,
+    *,
+    least: int,
+    name: str,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> Summary:
+    """Extract the clips of a data set into the store `out`.
+
+    least: fewest clips to train with that a sign needs (see `at_least`). name: of the data set, for the manifest. say:
+    is told at once, line by line, what the listing has to say and what is left out. settings, options: see `extract`;
+    folders of images have the listing's frames a second unless the settings name others.
+    `DataError`: no sign has enough clips; and whatever `extract` raises.
+    """
+    clips = at_least(listing.clips, least)
+    for line in (*listing.notes, *rule_lines(listing.clips, clips, least)):
+        say(line)
+    if not clips:
+        raise DataError(f"{name}: no sign has {least} clips to train with; is the download whole? (--min-clips)")
+    settings = replace(settings, image_fps=settings.image_fps or listing.fps)
+    return extract(clips, out, settings, source={"dataset": name}, **options)

@@ -1,0 +1,120 @@
+"""From small copies of the downloads to stores that the paper's recipes take; a detector without models stands in."""
+
+import pytest
+from downloads import INCLUDE_CLIPS, display_folder, include_folder, include_lists
+from grey_detector import Grey
+
+from handcraft.data.clips import load_clips
+from handcraft.data.prepare import Expected, at_least, prepare, rule_lines
+from handcraft.data.prepare_display import list_display
+from handcraft.data.prepare_include import list_include
+from handcraft.data.store import Store
+from handcraft.errors import DataError
+from handcraft.extract.landmarker import Settings
+from handcraft.extract.worker import ClipSource
+from handcraft.partition import partition
+from handcraft.recipe import check_recipe, load_recipe
+
+SETTINGS = Settings(keep="holistic87")
+
+
+def clips_of(counts):
+    """counts: (sign, split) -> clips."""
+    return [ClipSource(None, "", sign, split=split) for (sign, split), count in counts.items() for _ in range(count)]
+
+
+def test_only_clips_to_train_with_count():
+    clips = clips_of({("a", "train"): 3, ("a", "test"): 1, ("b", "train"): 2, ("b", "test"): 9, ("c", "test"): 4})
+    kept = at_least(clips, 3)
+    assert [(clip.label, clip.split) for clip in kept] == [("a", "train")] * 3 + [("a", "test")]
+    assert list(rule_lines(clips, kept, 3)) == [
+        "left out: 15 clips of 2 signs with fewer than 3 clips to train with: b, c"
+    ]
+    assert not list(rule_lines(clips, clips, 3))
+
+
+def test_without_marks_all_clips_count():
+    clips = clips_of({("a", ""): 3, ("b", ""): 2})
+    assert {clip.label for clip in at_least(clips, 3)} == {"a"}
+
+
+def test_figures_are_compared():
+    expected = Expected("signs", 1728, "the paper")
+    assert expected.compared(1728) == "signs: 1,728, as expected (the paper)"
+    assert expected.compared(1727) == "signs: 1,727, fewer than the 1,728 expected (the paper)"
+    assert expected.compared(1729) == "signs: 1,729, more than the 1,728 expected (the paper)"
+
+
+def test_include(tmp_path):
+    folder = include_folder(tmp_path / "include", frames=4)
+    (folder / INCLUDE_CLIPS[1]).write_text("no video")
+    include_lists(
+        folder / "train_test_paths", train=INCLUDE_CLIPS[:3], val=INCLUDE_CLIPS[4:5], test=INCLUDE_CLIPS[3:6:2]
+    )
+    told = []
+    options = {"least": 1, "name": "INCLUDE", "say": told.append, "detector": Grey, "licence": "CC BY 4.0"}
+    summary = prepare(list_include(folder), tmp_path / "store", SETTINGS, **options)
+    assert told[0].startswith("videos: 7, fewer than")
+    assert summary.exit_code == 1
+    assert len(summary.failed) == 1
+    assert "MVI_5178.MOV" in summary.failed[0]
+
+    store = Store(tmp_path / "store")
+    assert dict(zip(store.ids.tolist(), store.splits.tolist(), strict=True)) == {
+        "Adjectives-loud-MVI_5177": "train",
+        "Adjectives-short-MVI_5177": "test",
+        "Adjectives-short-extra-MVI_5177": "train",
+        "Animals-Bird-Extra-MVI_3042": "test",
+        "Animals-Bird-MVI_5177": "train",
+    }
+    assert [store.classes[label] for label in store.labels] == ["loud", "short", "short", "Bird", "Bird"]
+    assert store.provenance_of(0)["file"] == INCLUDE_CLIPS[0]
+    assert store.manifest.source["dataset"] == "INCLUDE"
+    assert store.manifest.fps == 25.0
+    recipe = load_recipe("include")
+    check_recipe(recipe)
+    clips = load_clips(store, recipe.preprocess)
+    split = partition(clips, seed=0)
+    assert split.how == "the data's own split"
+    assert sorted(clips.ids[split.test]) == ["Adjectives-short-MVI_5177", "Animals-Bird-Extra-MVI_3042"]
+
+    again = prepare(list_include(folder), tmp_path / "store", SETTINGS, **options)
+    assert (again.clips, again.known, len(again.failed)) == (0, 5, 1)
+
+
+def test_display(tmp_path):
+    folder = display_folder(tmp_path / "display", frames=3)
+    summary = prepare(
+        list_display(folder),
+        tmp_path / "store",
+        SETTINGS,
+        least=1,
+        name="DiSPLaY",
+        say=lambda line: None,
+        detector=Grey,
+    )
+    assert summary.exit_code == 0
+    store = Store(tmp_path / "store")
+    assert len(store) == 8
+    assert store.frames.tolist() == [3] * 8
+    assert store.manifest.fps == 25.0
+    assert store.groups.tolist() == ["Performer_01", "Performer_01", "Performer_02", "Performer_02"] * 2
+    recipe = load_recipe("display")
+    check_recipe(recipe)
+    split = partition(load_clips(store, recipe.preprocess), seed=0, test_share=0.5)
+    assert len(split.test_groups) == 1
+
+
+def test_a_rate_that_is_given_wins(tmp_path):
+    folder = display_folder(tmp_path / "display", signs=1, performers=1, frames=2)
+    settings = Settings(keep="holistic75", image_fps=30.0)
+    options = {"least": 1, "name": "DiSPLaY", "say": lambda line: None, "detector": Grey}
+    prepare(list_display(folder), tmp_path / "store", settings, **options)
+    assert Store(tmp_path / "store").manifest.fps == 30.0
+
+
+def test_nothing_left(tmp_path):
+    listing = list_include(include_folder(tmp_path / "include"))
+    with pytest.raises(DataError, match="no sign has 5 clips to train with"):
+        prepare(listing, tmp_path / "store", SETTINGS, least=5, name="INCLUDE", say=lambda line: None, detector=Grey)
+    assert [path.name for path in tmp_path.iterdir()] == ["include"]
