@@ -4,6 +4,7 @@ Training batch n is a pure function of (clips, configs, seed, n): no state to sa
 batches. Classes are drawn uniformly, then a clip of the class, so rare signs count as much as frequent ones.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -128,7 +129,7 @@ def assemble(
     """
     size = max(1, len(index))
     if index.device.type == "cpu":
-        size = max(1, _PIECE_BYTES // (4 * window.frames * clips.frames[0].numel()))
+        size = max(1, _PIECE_BYTES // (4 * window.frames * math.prod(clips.frames.shape[1:])))
     pieces = []
     for at in range(0, len(index), size):
         here = slice(at, at + size)

@@ -4,7 +4,7 @@ Training reads windows straight out of that tensor (`handcraft.data.window`), a 
 file. `load_clips` is the one door from a store to here, and the only place that decides whether to preprocess.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from handcraft.config import PreprocessConfig
+from handcraft.data.host import HostFrames
 from handcraft.data.preprocess import preprocess as preprocess_clip
 from handcraft.data.preprocess import signature
 from handcraft.data.store import Store
@@ -26,18 +27,13 @@ _NAMED = 5  # unusable clips that an error lists by name
 class Motion:
     """The frames of N clips after preprocessing steps 1 to 4, and where among them each clip lies."""
 
-    frames: Tensor
-    """(rows,J,C) float32 or float16; NaN = missing, then in all coordinates of the landmark."""
+    frames: Tensor | HostFrames
+    """(rows,J,C) float32 or float16; NaN = missing, then in all coordinates of the landmark. On the device of the other
+    tensors, or `HostFrames` that bring there what is asked for."""
     start: Tensor
     """(N,) int64, first row of each clip."""
     length: Tensor
     """(N,) int64, frames of each clip, at least 1."""
-    present: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
-    """(rows,J) bool, what is not missing in `frames`; worked out here unless a subset hands it on."""
-
-    def __post_init__(self) -> None:
-        if self.present is None:
-            object.__setattr__(self, "present", ~self.frames[..., 0].isnan())
 
     def __len__(self) -> int:
         return len(self.start)
@@ -92,7 +88,7 @@ class Clips(Motion):
         return self.subset(chosen)
 
     def clip(self, i: int) -> Tensor:
-        """Frames of clip `i`, (T,J,C), a view."""
+        """Frames of clip `i`, (T,J,C) as they are stored; a view where `frames` is a tensor."""
         start = int(self.start[i])
         return self.frames[start : start + int(self.length[i])]
 
@@ -104,7 +100,7 @@ class Clips(Motion):
 
     def to(self, device: torch.device | str) -> "Clips":
         """The same clips with their tensors on `device`."""
-        names = ("frames", "start", "length", "label", "present")
+        names = ("frames", "start", "length", "label")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @cached_property

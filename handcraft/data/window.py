@@ -56,9 +56,9 @@ def _between(clips: Motion, start: Tensor, time: Tensor) -> Tensor:
     first = (start[:, None] + earlier.long()).flatten()  # (B*W,) rows
     # At a whole time both neighbours are the same frame: a missing landmark there is missing, whatever comes next.
     second = (start[:, None] + time.ceil().long()).flatten()
-    if clips.frames.dtype == torch.float32:
+    if isinstance(clips.frames, Tensor) and clips.frames.dtype == torch.float32:
         flat = clips.frames.flatten(1)
-    else:  # what is weighted and added is float32
+    else:  # what is weighted and added is float32, and here
         flat = clips.read(torch.cat((first, second))).flatten(1)  # (2*B*W,D)
         first = torch.arange(len(first), device=first.device)
         second = first + len(first)

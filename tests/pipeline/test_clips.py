@@ -56,8 +56,6 @@ def test_a_raw_store_is_preprocessed(tmp_path, landmarks):
     for i, clip in enumerate(landmarks):
         expected = preprocess(clip, layout("holistic75"), CONFIG, aspect=1.5)
         np.testing.assert_array_equal(clips.clip(i).numpy(), expected)
-    assert clips.present.shape == (sum(LENGTHS), 48)
-    np.testing.assert_array_equal(clips.present.numpy(), ~np.isnan(clips.frames.numpy()).any(-1))
     assert clips.classes == ("a", "b")
     assert clips.label.tolist() == [0, 1, 0, 1, 0]
     assert clips.ids.tolist() == [f"clip{i}" for i in range(5)]
@@ -137,8 +135,7 @@ def test_half_missing_landmarks_of_a_centred_store_are_missing(tmp_path):
     clip[2, 5, 1] = np.nan
     clips = load_clips(centred_store(tmp_path / "half", [clip]), CONFIG)
     assert clips.frames[2, 5].isnan().all()
-    assert not clips.present[2, 5]
-    assert int(clips.present.sum()) == 4 * 48 - 1
+    assert int(clips.frames.isnan().sum()) == 3
 
 
 def test_infinite_coordinates_name_the_clip(tmp_path):
@@ -154,7 +151,6 @@ def test_subsets_share_the_frames():
     clips = tiny_clips([5, 9, 3, 12, 7])
     part = clips.subset([4, 1])
     assert part.frames.data_ptr() == clips.frames.data_ptr()
-    assert part.present.data_ptr() == clips.present.data_ptr()
     assert part.ids.tolist() == ["c4", "c1"]
     assert part.length.tolist() == [7, 9]
     assert torch.equal(part.clip(0).nan_to_num(), clips.clip(4).nan_to_num())
@@ -189,4 +185,4 @@ def test_by_class():
 def test_to_a_device():
     clips = tiny_clips([5, 9])
     assert torch.equal(clips.to("cpu").length, clips.length)
-    assert clips.to("meta").frames.device.type == clips.to("meta").present.device.type == "meta"
+    assert clips.to("meta").frames.device.type == clips.to("meta").start.device.type == "meta"

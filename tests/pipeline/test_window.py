@@ -18,7 +18,6 @@ def clip_of(values, frames_of_others=(4, 6)):
     clips = tiny_clips([before, len(values), after], missing=0)
     clips.frames[:] = 1e9
     clips.frames[before : before + len(values)] = torch.tensor(values, dtype=torch.float32)[:, None, None]
-    clips.present[:] = ~clips.frames[..., 0].isnan()
     return clips
 
 
@@ -133,7 +132,6 @@ def test_linear_motion_stays_linear(frames, width, speed, offset):
 def test_a_clip_played_backwards_gives_the_window_backwards(frames, seed):
     clips = tiny_clips([frames, frames], missing=0.3, seed=seed)
     clips.frames[frames:] = clips.frames[:frames].flip(0)
-    clips.present[frames:] = clips.present[:frames].flip(0)
     (forwards, backwards), _ = windows(clips, torch.tensor([0, 1]), WindowConfig())
     np.testing.assert_allclose(forwards.numpy(), backwards.flip(0).numpy(), atol=1e-5)
 
