@@ -1,21 +1,39 @@
-"""Animated GIF (Pillow) and MP4 (H.264, PyAV) of a drawing."""
+"""Animated GIF (Pillow) and MP4 (H.264, PyAV) of pictures."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from handcraft.errors import ConfigError
 from handcraft.files import atomic_path
-from handcraft.render.picture import Drawing
 
 DEFAULT_FPS = 25.0  # where the data does not say
 _CENTISECOND = 10  # milliseconds: a GIF counts in these
 _FASTEST = 2  # centiseconds a frame: browsers slow down whatever claims to be faster
 
 
-def write_gif(drawing: Drawing, out: Path | str, fps: float | None = None) -> None:
+class Moving(Protocol):
+    """Pictures (RGB) of one size, in order, such as `picture.Drawing`."""
+
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def colours(self) -> list[tuple[int, ...]]:
+        """At most 256 colours (RGB) for a palette."""
+        ...
+
+    def __iter__(self) -> Iterator[Image.Image]: ...
+
+
+def write_gif(drawing: Moving, out: Path | str, fps: float | None = None) -> None:
     """Write the frames as a GIF that repeats for ever. A rate that centiseconds cannot express is kept on average."""
     palette = Image.new("P", (1, 1))  # one for all frames, so that the file holds only what moves
     palette.putpalette([value for colour in drawing.colours for value in colour])
@@ -27,7 +45,7 @@ def write_gif(drawing: Drawing, out: Path | str, fps: float | None = None) -> No
         first.save(temporary, "GIF", save_all=True, append_images=frames, duration=lengths.astype(int).tolist(), loop=0)
 
 
-def write_mp4(drawing: Drawing, out: Path | str, fps: float | None = None) -> None:
+def write_mp4(drawing: Moving, out: Path | str, fps: float | None = None) -> None:
     """Write the frames as an MP4 that browsers and players show (H.264, yuv420p).
 
     `ConfigError` where PyAV is not installed.

@@ -70,7 +70,8 @@ def page(title: str, body: str, clips: Sequence[dict[str, Any]] = (), *, assets:
     escaped what came from outside, and put `LEGEND` where it says what the colours mean. clips: payloads; each
     `<figure class="player" data-clip="N"></figure>` in `body` shows clip N, to be played, scrubbed and stepped through.
     Figures with the same `data-sync` share a clock (clips of different length are stretched to one) and are drawn at
-    one scale; side by side in a `<div class="players">` they also share the controls.
+    one scale; side by side in a `<div class="players">` they also share the controls. `data-strips` adds a row for each
+    part of the layout, when in the clip it was detected; with the value `bars` without words.
     assets: names of further files of `handcraft/render/assets`, `.css` or `.js`, to be inlined; a script runs after
     the player's and finds it as `handcraft.mount(figure)`. The page itself uses one id, `handcraft-clips`.
     """
@@ -131,7 +132,7 @@ def _drawing(layout: Layout) -> dict[str, Any]:
         {"side": line.side, "width": WIDTH[line.part], "points": [at[place] for place in line.points]}
         for line in skeleton(layout).lines
     ]
-    return {"parts": [len(part) for part in parts], "steps": STEPS, "lines": lines}
+    return {"names": list(layout.slices), "parts": [len(part) for part in parts], "steps": STEPS, "lines": lines}
 
 
 def _numbers(part: np.ndarray) -> list[int | None] | None:

@@ -54,7 +54,7 @@ def view(landmarks: np.ndarray, layout: Layout, aspect: float | None = None) -> 
     if not seen.size:
         raise DataError("no landmark was detected in any frame of the clip; there is nothing to draw")
     points[..., 0] *= 1.0 if aspect is None else aspect
-    origin, unit = _body(points, layout)
+    origin, unit = body(points, layout)
     points = np.clip((points - origin) / unit, -_BOUND, _BOUND)
     return View(points, _box(points[:, list(skeleton(layout).drawn)]))
 
@@ -65,8 +65,8 @@ def joint_box(boxes: Iterable[tuple[float, float, float, float]]) -> tuple[float
     return min(left), min(top), max(right), max(bottom)
 
 
-def _body(points: np.ndarray, layout: Layout) -> tuple[np.ndarray, float]:
-    """Origin (2,) and unit of the plane, in the clip's coordinates."""
+def body(points: np.ndarray, layout: Layout) -> tuple[np.ndarray, float]:
+    """Origin (2,) and unit of the plane for a clip (T,J,2) with one unit for x and y, in the clip's coordinates."""
     left, right = (points[:, layout.position("pose", index)] for index in (LEFT_SHOULDER, RIGHT_SHOULDER))
     both = ~np.isnan(left + right).any(axis=1)
     if both.any():

@@ -21,12 +21,12 @@ _WIDTH = {1: 480, 2: 320, 7: 240, 17: 180}
 """From that many pictures beside each other on, each is that many pixels wide."""
 
 
-def kind_of(to: Kind | None, out: Path | None) -> Kind:
-    """The kind that was asked for, otherwise the one that the ending of `out` names, otherwise a page.
+def kind_of(to: Kind | None, out: Path | None, default: Kind = "html") -> Kind:
+    """The kind that was asked for, otherwise the one that the ending of `out` names, otherwise `default`.
 
     `ConfigError` for another ending.
     """
-    named = (out.suffix[1:].lower() if out else "") or "html"
+    named = (out.suffix[1:].lower() if out else "") or default
     if to is None and named not in KINDS:
         raise ConfigError(f"{out}: a file of what kind? Give it one of the endings {', '.join(KINDS)}, or say --to")
     return to or named
@@ -41,13 +41,15 @@ def write(
     sheet: bool = False,
     width: int | None = None,
     dark: bool = False,
+    strips: bool = False,
 ) -> None:
     """Draw the cells (a clip each, or clips to be compared side by side) into the one file `out`.
 
     gif, mp4: all cells at once in a grid, moving at the first clip's frame rate (25 where unknown). png: a row of
     frames for each clip; with `sheet` a grid, each clip at its middle frame with the paths of its wrists. html: a
     page, see `page`; it follows the reader's light or dark, and `width` and `dark` do not concern it.
-    width: pixels of one clip, by default the fewer the more there are. `ConfigError`: more cells than `MOST`, a width
+    strips: say under each clip of a page when each part was detected (a png of it is `strips.write_strips`). width:
+    pixels of one clip, by default the fewer the more there are. `ConfigError`: more cells than `MOST`, a width
     out of range, a picture of more than `MOST_PIXELS`, a folder at `out`; `DataError`: a clip that cannot be drawn.
     """
     out = Path(out)
@@ -58,7 +60,7 @@ def write(
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder, expected the name of the {kind} file to write")
     if kind == "html":
-        write_text(out, _page(cells, title))
+        write_text(out, _page(cells, title, strips))
         return
     still = kind == "png"
     if width is None:
@@ -80,12 +82,13 @@ def write(
     (write_gif if kind == "gif" else write_mp4)(drawing, out, cells[0][0].fps)
 
 
-def _page(cells: Sequence[Cell], title: str) -> str:
+def _page(cells: Sequence[Cell], title: str, strips: bool) -> str:
     """The cells as players at one scale: single clips in a grid, clips that belong together side by side."""
     body, clips = [], []
     for number, cell in enumerate(cells):
         figures = "".join(
-            f'<figure class="player" data-clip="{len(clips) + place}" data-sync="{number}"></figure>'
+            f'<figure class="player" data-clip="{len(clips) + place}" data-sync="{number}"{" data-strips" * strips}>'
+            "</figure>"
             for place in range(len(cell))
         )
         body.append(f'<div class="players">{figures}</div>' if len(cell) > 1 else figures)

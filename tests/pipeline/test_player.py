@@ -163,6 +163,25 @@ def test_left_and_right_have_their_colours_and_a_missing_hand_is_not_drawn(shown
     assert abs(whole[LIGHT["left"]] - lost[LIGHT["left"]]) < 50
 
 
+def test_strips_say_when_each_part_was_detected(chromium, tmp_path):
+    clip = person(10)
+    clip[4:, 54:] = np.nan  # the right hand
+    body = '<figure class="player" data-clip="0" data-strips></figure>'
+    (tmp_path / "a.html").write_text(page("Strips", body, [clip_payload(clip, "holistic75")]), encoding="utf-8")
+    chromium.open(tmp_path / "a.html")
+    chromium.wait("return document.querySelector('canvas').width")
+    words = chromium.run("return [...document.querySelectorAll('.strips > span')].map((cell) => cell.textContent)")
+    assert words == ["pose", "", "100%", "left hand", "", "100%", "right hand", "", "40%"]
+    bars = chromium.run(
+        "return [...document.querySelectorAll('.bar')].map((bar) => getComputedStyle(bar).backgroundImage)"
+    )
+    orange = "rgb({}, {}, {})".format(*bytes.fromhex(LIGHT["right"][1:]))
+    assert bars[2].replace("rgba(0, 0, 0, 0)", "none") == (
+        f"linear-gradient(90deg, {orange} 0%, {orange} 40%, none 40%, none 100%)"
+    )
+    assert chromium.complaints() == []
+
+
 def test_a_page_follows_the_readers_dark_system(chromium, pages):
     chromium.open(pages / "a.html", dark=True)
     chromium.wait("return document.querySelector('canvas').width")

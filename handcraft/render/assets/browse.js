@@ -41,6 +41,7 @@
       const figure = document.createElement("figure");
       figure.className = "player";
       figure.dataset.clip = number;
+      figure.dataset.strips = "bars";
       return figure;
     }));
     [...grid.children].forEach(window.handcraft.mount);

@@ -32,6 +32,26 @@
     return frame.flatMap((part, at) => (part ?? Array(2 * sizes[at]).fill(null)).map((value) => value ?? NaN));
   }
 
+  // A row for each part: when in the clip it was detected, and in what share of the frames.
+  function strips(clip, layout) {
+    const rows = layout.names.flatMap((name, part) => {
+      const seen = clip.frames.map((frame) => frame[part] !== null);
+      const stops = [];
+      for (let start = 0, end = 1; end <= seen.length; end += 1) {
+        if (end < seen.length && seen[end] === seen[start]) continue;
+        const [from, to] = [start, end].map((frame) => `${(100 * frame) / seen.length}%`);
+        stops.push(`${seen[start] ? "currentColor" : "transparent"} ${from} ${to}`);
+        start = end;
+      }
+      const words = name.replaceAll("_", " ");
+      const share = `${Math.round((100 * seen.filter(Boolean).length) / seen.length)}%`;
+      const bar = element("span", { className: `bar ${name}`, title: `${words} detected in ${share} of the frames` });
+      bar.style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
+      return [element("span", { textContent: words }), bar, element("span", { textContent: share })];
+    });
+    return element("div", { className: "strips" }, ...rows);
+  }
+
   class Clock {
     constructor() {
       this.players = [];
@@ -98,7 +118,8 @@
       figure.addEventListener("keydown", keys);
       const caption = element("figcaption", {}, element("b", { textContent: this.clip.title }));
       if (this.clip.note) caption.append(element("span", { textContent: this.clip.note }));
-      figure.replaceChildren(this.canvas, ...(this.clip.title || this.clip.note ? [caption] : []));
+      const shown = "strips" in figure.dataset ? [this.canvas, strips(this.clip, this.layout)] : [this.canvas];
+      figure.replaceChildren(...shown, ...(this.clip.title || this.clip.note ? [caption] : []));
       players.set(this.canvas, this);
       sizes.observe(this.canvas);
       sights.observe(this.canvas);
