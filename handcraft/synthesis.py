@@ -25,6 +25,9 @@ from handcraft.kernels import cmlpe_generate, philox
 from handcraft.match import require_data, require_twins
 from handcraft.partition import VALIDATION_SHARE
 
+_READY_BYTES = 512 << 20  # windows of all sources are kept where they take no more: 18,000 of 32 x 60 x 3 numbers
+_TOGETHER = 1024  # of them are made at a time
+
 
 class Synthetic(NamedTuple):
     """B generated clips."""
@@ -80,6 +83,8 @@ class Synthesizer:
         statistics = forward.statistics.to(device)
         self._mean, self._std = statistics.mean.flatten(), statistics.std.flatten()
         self._twins = [_params(checkpoint, device) for checkpoint in (forward, reversed)]
+        self._ready = self._prepare()
+        self._absent = None if self._ready is None else _isnan(self._ready)
 
     def to(self, device: torch.device | str) -> "Synthesizer":
         """One that makes the same clips on `device`."""
@@ -96,24 +101,29 @@ class Synthesizer:
         """The clips with these numbers, clip_id (B,) int64."""
         clip_id = clip_id.to(self.clips.start.device)
         label, row = sources(self.clips, clip_id, self.seed)
-        context = self._windows(row, clip_id)  # (B,W,J,C), NaN = missing
-        made = torch.empty(context.flatten(2).shape, dtype=torch.float16, device=context.device)
+        context, place = self._context(row, clip_id)
+        made = torch.empty(len(row), *context.shape[1:], dtype=torch.float16, device=context.device)
         cmlpe_generate(
             *self._twins,
             context.flatten(2),
-            torch.arange(len(row), device=row.device),
+            place,
             label,
             clip_id,
             seed=self.seed,
             noise=self.noise,
             mean=self._mean,
             std=self._std,
-            out=made,
+            out=made.flatten(2),
         )
-        made = made.view(context.shape)
         if self.missing == "source":
-            made.masked_fill_(context[..., :1].isnan(), torch.nan)
+            _fill(made, _isnan(context) if self._ready is None else self._absent[row])
         return Synthetic(made, self._length(row), label, row)
+
+    def _context(self, row: Tensor, clip_id: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows (n,W,J,C) float32, NaN = missing, and which of them clip i of the batch continues, (B,)."""
+        if self._ready is not None:
+            return self._ready, row
+        return self._windows(row, clip_id), torch.arange(len(row), device=row.device)
 
     def _windows(self, row: Tensor, clip_id: Tensor) -> Tensor:
         """Windows of the sources `row (B,)`, (B,W,J,C) float32, varied by the random numbers of `clip_id`."""
@@ -122,6 +132,20 @@ class Synthesizer:
         begin, span = sub_windows(self.clips.length[row], self._augment, self.window, self.seed, clip_id)
         read = windows(self.clips, row, self.window, begin, span)[0]
         return vary_windows(read, self._augment, self.seed, clip_id)
+
+    def _prepare(self) -> Tensor | None:
+        """The window of every source, where all clips of a source read the same one and there is room for all."""
+        if self._augment is not None:
+            whole = self._augment.subwindow == 1 if self.window.mode == "resample" else self._fits()
+            if self._augment.rotation or self._augment.scale or not whole:
+                return None
+        if len(self.clips) * self.window.frames * self._mean.numel() * 5 > _READY_BYTES:
+            return None
+        rows = torch.arange(len(self.clips), device=self.clips.start.device)
+        return torch.cat([windows(self.clips, some, self.window)[0] for some in rows.split(_TOGETHER)])
+
+    def _fits(self) -> bool:
+        return bool((self.clips.length <= self.window.frames).all())
 
     def _length(self, row: Tensor) -> Tensor:
         if self.window.mode == "resample":
@@ -163,6 +187,19 @@ def seen_by(generator: Checkpoint, clips: Clips) -> Clips:
     train, _ = validation_split(np.flatnonzero(known), clips.label.numpy(), VALIDATION_SHARE, generator.seed)
     same = split_hash(clips.digest[train]) == generator.split_hashes.get("train")
     return clips.subset(train if same else known)
+
+
+def _isnan(x: Tensor) -> Tensor:
+    """Where `x` is NaN; numpy's test is vectorised and torch's on a CPU is not."""
+    return torch.from_numpy(np.isnan(x.numpy())) if x.device.type == "cpu" else x.isnan()
+
+
+def _fill(made: Tensor, absent: Tensor) -> None:
+    """NaN into `made` where `absent`, of its shape; again numpy's way is 10 times as fast on a CPU."""
+    if made.device.type == "cpu":
+        np.copyto(made.numpy(), np.float16(np.nan), where=absent.numpy())
+    else:
+        made.masked_fill_(absent, torch.nan)
 
 
 def _params(checkpoint: Checkpoint, device: torch.device):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ COORDINATES = ("xyz", "xy")
 MAX_TEXT = 256  # characters of an id, a label, a group or a split: bounds what a hostile table can make us allocate
 MAX_PROVENANCE = 16 << 10  # bytes of the JSON text that says what a clip was made from
 
+_CACHED_CLIPS = 32  # clips looked at together: 32 x 60 x 3 float16 values of each stay in a core's cache
 _PART = re.compile(r"part-\d{5,9}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
@@ -226,21 +228,25 @@ def clip_digests(landmarks: np.ndarray, lengths: np.ndarray | None = None) -> np
     """64-bit content hashes of a batch of clips.
 
     landmarks (B,T,J,C), float16 or float32 (anything else is cast to float32); lengths (B,) counts the frames of each
-    clip that belong to it, default T -> (B,) uint64. The hash is blake2b over the shape (three little-endian uint32)
-    and the little-endian bytes of the frames; all NaNs count as the same NaN, so it does not depend on the machine.
+    clip that belong to it, default T -> (B,) uint64. The hash is the first 8 bytes, little-endian, of SHA-256
+    (processors have instructions for it) over the shape (three little-endian uint32) and the little-endian bytes of the
+    frames; all NaNs count as the same NaN, so it does not depend on the machine.
     """
     dtype = np.dtype("<f2") if landmarks.dtype == np.float16 else np.dtype("<f4")
     frames = np.ascontiguousarray(landmarks, dtype=dtype)
-    missing = is_nan(frames)
-    if missing.any():
-        frames = np.where(missing, dtype.type(np.nan), frames)
     count, steps, points, axes = frames.shape
+    one_nan = np.array(np.nan, dtype).view(f"<u{dtype.itemsize}")
     found = bytearray()
-    for clip in range(count):
-        length = steps if lengths is None else int(lengths[clip])
-        state = hashlib.blake2b(np.array([length, points, axes], dtype="<u4"), digest_size=8)
-        state.update(frames[clip, :length])
-        found += state.digest()
+    for start in range(0, count, _CACHED_CLIPS):
+        piece = frames[start : start + _CACHED_CLIPS]
+        odd = is_nan(piece) & (piece.view(f"<u{dtype.itemsize}") != one_nan)
+        if odd.any():
+            piece = np.where(odd, dtype.type(np.nan), piece)
+        for clip, values in enumerate(piece, start):
+            length = steps if lengths is None else int(lengths[clip])
+            state = hashlib.sha256(struct.pack("<3I", length, points, axes))
+            state.update(values[:length])
+            found += state.digest()[:8]
     return np.frombuffer(bytes(found), dtype="<u8").astype(np.uint64)
 
 
