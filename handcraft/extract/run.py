@@ -74,11 +74,13 @@ def extract(
     out, settings = Path(out), settings or Settings()
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected at least 1")
-    identity = dict((detector or detector_of(settings)).describe(settings))
+    detector = detector or detector_of(settings)
+    identity = dict(detector.describe(settings))
     number, count = (1, 1) if shard is None else parse_shard(shard, "shard")
     mine = clips[(number - 1) * len(clips) // count : number * len(clips) // count]
     work = out.with_name(out.name + WORK)
-    with _taken(work, {"extraction": identity, "keep": settings.keep, "fps": settings.fps}):
+    choices = {"extraction": identity} | {name: getattr(settings, name) for name in ("keep", "fps", "image_fps")}
+    with _taken(work, choices):
         finish_exchange(out, work)
         store = _existing(out, settings, identity, allow_mixed)
         if store is not None and shard is not None:
@@ -94,7 +96,7 @@ def extract(
                 "command": "extract",
                 **(source or {}),
                 "extraction": identity,
-                "versions": {"handcraft": handcraft.__version__, "av": metadata.version("av")},
+                "versions": {"handcraft": handcraft.__version__, **_version_of("av")},
             },
         }
         if shard is not None:
@@ -123,6 +125,13 @@ def extract(
         speed=speed,
         workers=workers,
     )
+
+
+def _version_of(package: str) -> dict[str, str]:
+    """Its version, if it is installed: folders of images need no PyAV."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return {package: metadata.version(package)}
+    return {}
 
 
 @contextlib.contextmanager

@@ -86,9 +86,9 @@ def read_frames(
 
 
 def resampled(frames: Iterable[tuple[float, Any]], fps: float) -> Iterator[tuple[float, Any]]:
-    """`fps` frames a second: at each time first + k / fps the frame nearest to it, as long as frames last.
+    """`fps` frames a second: at each time first + k / fps the nearest frame, until half a step after the last one.
 
-    The last frame lasts as long as the one before it. Frames are left out or repeated, never blended.
+    Frames are left out or repeated, never blended.
     """
     first = before = None
     interval, count = 1.0 / fps, 0
@@ -97,7 +97,7 @@ def resampled(frames: Iterable[tuple[float, Any]], fps: float) -> Iterator[tuple
             first = time
         else:
             interval = time - before[0]
-            while first + count / fps < (before[0] + time) / 2:
+            while first + count / fps < (before[0] + time) / 2 - _SLACK:  # half-way, it is the later one
                 yield first + count / fps, before[1]
                 count += 1
         before = time, frame
