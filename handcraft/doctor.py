@@ -121,6 +121,9 @@ def _call(op: str, backend: str, device: str, dtype: torch.dtype) -> Tensor:
             backend=backend,
         ),
         "mamba_block": lambda: kernels.mamba_block(first, _mamba(device, dtype), backend=backend),
+        "motion_norms": lambda: kernels.motion_norms(
+            first, draw(4, 16, 48), torch.ones(4, 16, 24, dtype=torch.bool, device=device), backend=backend
+        ),
     }
     shapes = {
         "dct_linear": (4, 32, 48),
@@ -130,6 +133,7 @@ def _call(op: str, backend: str, device: str, dtype: torch.dtype) -> Tensor:
         "cmlpe_generate": (4, 32, 48),
         "selective_scan": (4, 48, 33),
         "mamba_block": (4, 33, 32),
+        "motion_norms": (4, 16, 48),
     }
     first = draw(*shapes[op])
     if op == "cmlpe_generate":

@@ -2,17 +2,7 @@
 
 import torch
 
-
-def _masked_norm(error: torch.Tensor, seen: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """Sum over the frames with a seen landmark of the Euclidean norm over D, divided by `frames`, at least 1.
-
-    error (B,T,J,C), seen (B,T,J) bool, frames () int64. `vector_norm` has gradient 0, not NaN, where its argument is 0,
-    and an error that is not counted is replaced (not multiplied) by 0, so that a NaN under the mask stays out of the
-    gradient.
-    """
-    error = torch.where(seen[..., None], error, 0.0)  # (B,T,J,C)
-    norms = torch.linalg.vector_norm(error.flatten(-2), dim=-1)  # (B,T); 0 for a frame without a seen landmark
-    return norms.sum() / frames.clamp(min=1)
+from handcraft.kernels import motion_norms
 
 
 def motion_counts(present: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -44,14 +34,12 @@ def motion_loss(
     counts: `motion_counts` of the whole batch, where these samples are a part of one: the losses of the parts then add
     up to the loss of the batch.
     """
-    batch, frames, landmarks = present.shape
+    batch, frames, _ = present.shape
     if prediction.shape != target.shape or prediction.shape[:2] != (batch, frames) or valid.shape != (batch, frames):
         raise ValueError(
             f"motion_loss: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, present "
             f"{tuple(present.shape)}, valid {tuple(valid.shape)}; expected (B,M,D) twice, (B,M,J) and (B,M)"
         )
-    seen = present & valid[..., None]  # (B,M,J)
-    error = torch.where(seen[..., None], (prediction - target).unflatten(-1, (landmarks, -1)), 0.0)  # (B,M,J,C)
-    # The difference of the errors is the error of the differences.
-    frames, pairs = motion_counts(present, valid) if counts is None else counts
-    return _masked_norm(error, seen, frames) + _masked_norm(error.diff(dim=1), seen[:, 1:] & seen[:, :-1], pairs)
+    norms = motion_norms(prediction, target, present & valid[..., None])  # (B,2,M)
+    counts = motion_counts(present, valid) if counts is None else counts
+    return (norms.sum((0, 2)) / counts.clamp(min=1)).sum()

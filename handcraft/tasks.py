@@ -27,11 +27,14 @@ from handcraft.config import (
     MambaRecipe,
     TrainConfig,
     TransformerRecipe,
+    TransformerSLConfig,
 )
 from handcraft.data.batches import Batch, evaluation_batches, training_batch
 from handcraft.data.clips import Clips
 from handcraft.data.manifest import hex_digests, split_hash
+from handcraft.data.prefetch import Prefetch
 from handcraft.data.ready import ReadyWindows
+from handcraft.data.residence import place
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.distributed import WHOLE, Share
 from handcraft.errors import CheckpointError, ConfigError, DataError
@@ -86,7 +89,7 @@ class _ClipTask(ABC):
         generators: Sequence[str] = (),
     ):
         device = distributed.device(recipe.train.device)
-        clips = clips.to(device)
+        clips = place(clips, device)
         self.clips, self.valid_clips = clips.subset(train), clips.subset(valid)
         if not len(self.clips):
             raise DataError("there is no training clip")
@@ -136,8 +139,10 @@ class _ClipTask(ABC):
 
     def batch(self, step: int, share: Share = WHOLE) -> Batch:
         """Training batch `step`, a function of (seed, step), or a share of its samples."""
-        if self._ready is not None:
-            return self._ready.training_batch(step, batch=self.config.batch, seed=self.seed, share=share)
+        return self._feed(step, share)
+
+    def _made(self, step: int, share: Share) -> Batch:
+        """The same, put together from the clips here and now."""
         return training_batch(
             self.clips,
             step,
@@ -205,6 +210,15 @@ class _ClipTask(ABC):
         return values | {"statistics": _hash(found.statistics.mean.numpy(), found.statistics.std.numpy())}
 
     @cached_property
+    def _feed(self) -> Callable[[int, Share], Batch]:
+        """What gives the batches: copies of ready windows; else what makes them, ahead of time where clips are far."""
+        if self._ready is not None:
+            return self._ready
+        if isinstance(self.clips.frames, Tensor):
+            return self._made
+        return Prefetch(self._made, self.clips.start.device, self.steps - 1)
+
+    @cached_property
     def _ready(self) -> ReadyWindows | None:
         """The training windows, ready to be copied where they are of that kind and leave memory for the rest."""
         if not ReadyWindows.serves(self.augment, self.window):
@@ -212,7 +226,7 @@ class _ClipTask(ABC):
         spare = free_memory(self.clips.start.device) // _READY_SHARE
         if ReadyWindows.bytes_needed(self.clips, self.window) > spare:
             return None
-        return ReadyWindows(self.clips, self.window, self.statistics)
+        return ReadyWindows(self.clips, self.window, self.statistics, batch=self.config.batch, seed=self.seed)
 
     def _check_initial(self, initial: Checkpoint) -> None:
         """The weights that training starts from must belong to the same model, classes and input."""
@@ -362,12 +376,15 @@ class ClassifierTask(_ClipTask):
         return (-metrics["top1"], metrics["loss"])
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.network(batch.x, batch.valid.sum(1))
+        lengths = batch.valid.sum(1)
+        if isinstance(self.model_config, TransformerSLConfig):
+            return self.network(batch.x, lengths, (self.seed, batch.sample_id))
+        return self.network(batch.x, lengths)
 
 
 def _fill(config: ModelConfig, clips: Clips) -> ModelConfig:
     """Fill in `classes` and `dim` from the data; `ConfigError` if the recipe sets others."""
-    found = {"classes": len(clips.classes), "dim": clips.frames[0].numel()}
+    found = {"classes": len(clips.classes), "dim": math.prod(clips.frames.shape[1:])}
     for name, value in found.items():
         if getattr(config, name) not in (0, value):
             raise ConfigError(f"model.{name} is {getattr(config, name)}, but the data has {value}; leave it at 0")

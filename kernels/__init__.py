@@ -16,6 +16,7 @@ from handcraft.kernels.cmlpe.generate import cmlpe_generate
 from handcraft.kernels.cmlpe.op import cmlpe
 from handcraft.kernels.dct_linear.op import dct_linear
 from handcraft.kernels.mamba_block.op import mamba_block
+from handcraft.kernels.motion_norms.op import motion_norms
 from handcraft.kernels.params import CMLPeParams, MambaParams
 from handcraft.kernels.selective_scan.op import selective_scan
 
@@ -31,6 +32,7 @@ __all__ = [
     "env",
     "mamba_block",
     "modules",
+    "motion_norms",
     "philox",
     "selective_scan",
 ]

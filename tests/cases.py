@@ -123,6 +123,31 @@ def make_mamba(batch: int, width: int = 6, length: int = 9) -> Tensors:
     return {"x": x, **{f"params.{field}": value.double() for field, value in zip(params._fields, params, strict=True)}}
 
 
+def make_motion(batch: int, frames: int = 6, dim: int = 14) -> Tensors:
+    prediction, target = draw((batch, frames, dim), (batch, frames, dim), seed=7)
+    return {"prediction": prediction, "target": target}
+
+
+def seen_landmarks(batch: int, frames: int, landmarks: int) -> np.ndarray:
+    """(B,M,J): some landmarks are missing in some frames, all of them in frame 4 of every third clip."""
+    b, m, j = np.ogrid[:batch, :frames, :landmarks]
+    return ((b + 2 * m + 3 * j) % 5 != 0) & ((m != 4) | (b % 3 != 1))
+
+
+def _with_seen(function: Callable) -> Callable:
+    """`function` with a mask for landmarks of two coordinates, which is no float tensor as the contract's are."""
+
+    def run(prediction, target, **extra):
+        seen = None
+        if hasattr(prediction, "shape"):
+            seen = seen_landmarks(*((1,) * 3 + tuple(prediction.shape))[-3:-1], prediction.shape[-1] // 2)
+            if isinstance(prediction, Tensor):
+                seen = torch.from_numpy(seen).to(prediction.device)
+        return function(prediction, target, seen, **extra)
+
+    return run
+
+
 def _scan(**arguments):
     return kernels.selective_scan(**arguments, delta_softplus=True)
 
@@ -184,6 +209,14 @@ CASES = {
             oracles.mamba_block,
             oracles.plain_mamba_block,
             MambaParams,
+        ),
+        Case(
+            "motion_norms",
+            make_motion,
+            ("prediction", "target"),
+            _with_seen(kernels.motion_norms),
+            _with_seen(oracles.motion_norms),
+            _with_seen(oracles.plain_motion_norms),
         ),
     )
 }

@@ -123,6 +123,19 @@ def mamba_block(x, p):
 # ------------------------------------------------------------------------------------- plain PyTorch, one dtype only
 
 
+def motion_norms(prediction, target, seen):
+    batch, frames = prediction.shape[:2]
+    error = (prediction - target).reshape(batch, frames, seen.shape[2], -1)
+    norms = np.zeros((batch, 2, frames))
+    for b in range(batch):
+        for m in range(frames):
+            norms[b, 0, m] = np.sqrt((error[b, m][seen[b, m]] ** 2).sum())
+            if m:
+                both = seen[b, m] & seen[b, m - 1]
+                norms[b, 1, m] = np.sqrt(((error[b, m] - error[b, m - 1])[both] ** 2).sum())
+    return norms
+
+
 def plain_dct(size, like):
     return torch.from_numpy(dct(size)).to(like.dtype)
 
@@ -169,3 +182,10 @@ def plain_mamba_block(x, p):
     delta = p.dt_proj_weight @ step
     y = plain_selective_scan(u, delta, -torch.exp(p.A_log), B, C, p.D, z, p.dt_proj_bias)
     return F.linear(y.transpose(1, 2), p.out_proj_weight)
+
+
+def plain_motion_norms(prediction, target, seen):
+    error = (prediction - target).unflatten(2, (seen.shape[2], -1))
+    own = torch.where(seen[..., None], error, 0).flatten(2).norm(dim=2)
+    both = torch.cat((torch.zeros_like(seen[:, :1]), seen[:, 1:] & seen[:, :-1]), dim=1)
+    return torch.stack((own, torch.where(both[..., None], error - error.roll(1, 1), 0).flatten(2).norm(dim=2)), dim=1)

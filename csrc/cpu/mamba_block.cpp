@@ -22,17 +22,6 @@ HANDCRAFT_ARGUMENTS(ConvSiluForward, CONV_SILU_FORWARD_FIELDS)
     POINTER(T, dweight) POINTER(T, dbias) POINTER(T, partial_weight) POINTER(T, partial_bias)
 HANDCRAFT_ARGUMENTS(ConvSiluBackward, CONV_SILU_BACKWARD_FIELDS)
 
-// Calls run(p, chunk) for all chunks of the batch.
-template <typename P, void (*run)(const P&, int64_t chunk)>
-void run_chunks(const P& p) {
-    parallel_for(
-        p.chunks, 1,
-        [](int64_t begin, int64_t end, void* given) {
-            for (int64_t chunk = begin; chunk < end; ++chunk) run(*static_cast<const P*>(given), chunk);
-        },
-        const_cast<P*>(&p));
-}
-
 // v_t of `count` channels; x and weight (taps, lane) from the first of them on.
 template <typename T>
 HANDCRAFT_INLINE Vec<T> convolve(const T* x, int64_t step, const T* weight, Vec<T> bias, int64_t taps, int64_t t,

@@ -77,6 +77,17 @@ void run_tasks(const P& p, void (*run)(const P&, const Grid&, const Task&)) {
         &context);
 }
 
+// Calls run(p, chunk) for all chunks of the batch.
+template <typename P, void (*run)(const P&, int64_t chunk)>
+void run_chunks(const P& p) {
+    parallel_for(
+        p.chunks, 1,
+        [](int64_t begin, int64_t end, void* given) {
+            for (int64_t chunk = begin; chunk < end; ++chunk) run(*static_cast<const P*>(given), chunk);
+        },
+        const_cast<P*>(&p));
+}
+
 // Hands out pieces of one buffer, each a whole number of registers; `used` numbers in all.
 template <typename T>
 struct Places {

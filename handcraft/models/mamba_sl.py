@@ -40,10 +40,10 @@ class MambaSL(nn.Module):
         if self.config.tokens == "dct":
             lengths = None
         residual = self.embedding(x, lengths=lengths).float()  # (B,T+1,H)
-        for norm, block in zip(self.norms, self.blocks, strict=True):
+        clip = torch.arange(len(x), device=x.device)
+        cls = torch.full_like(clip, x.shape[1]) if lengths is None else lengths.long()  # (B,) row of [CLS]
+        for norm, block in zip(self.norms[:-1], self.blocks[:-1], strict=True):
             residual = residual + block(norm(residual)).float()
-        if lengths is None:
-            last = residual[:, -1]  # (B,H)
-        else:
-            last = residual[torch.arange(len(x), device=x.device), lengths.long()]
+        # of the last block nothing but the row of [CLS] is read
+        last = residual[clip, cls] + self.blocks[-1](self.norms[-1](residual), cls).float()  # (B,H)
         return self.head(self.norm(last))

@@ -21,9 +21,9 @@ from handcraft.kernels.selective_scan.arguments import Gradients, Inputs
 
 def forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """out (B,L,H) in the dtype of x; residuals: both projections (B,L,2I) and (B,L,R+2N)."""
-    p = _params(x, parameters)
-    projected = torch.matmul(_tokens(x), p.in_proj_weight.t()).view(*x.shape[:2], p.in_proj_weight.shape[0])
-    u = _conv_silu(projected, p)
+    p = params(x, parameters)
+    projected = torch.matmul(tokens(x), p.in_proj_weight.t()).view(*x.shape[:2], p.in_proj_weight.shape[0])
+    u = conv_silu(projected, p)
     mixed = torch.matmul(u, p.x_proj_weight.t())
     y = torch.empty_like(u)
     scan.run_forward(_scan_inputs(projected, mixed, u, p), y.transpose(1, 2), None)
@@ -34,10 +34,10 @@ def backward(
     needed: Sequence[bool], dout: Tensor, projected: Tensor, mixed: Tensor, x: Tensor, *parameters: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of x and all parameters, whatever is `needed`: they share nearly all of the work."""
-    p = _params(x, parameters)
+    p = params(x, parameters)
     inner, rank = p.dt_proj_weight.shape
     dout = dout.to(projected.dtype).reshape(-1, x.shape[2])  # (BL,H)
-    u = _conv_silu(projected, p)
+    u = conv_silu(projected, p)
     inputs = _scan_inputs(projected, mixed, u, p)
 
     y, du, ddelta = torch.empty_like(u), torch.empty_like(u), torch.empty_like(u)
@@ -53,11 +53,11 @@ def backward(
     y, flat_u, flat_delta, flat_mixed, dflat = (v.view(-1, v.shape[2]) for v in (y, u, ddelta, mixed, dmixed))
     torch.matmul(flat_delta, p.dt_proj_weight, out=dflat[:, :rank])
     du.view_as(flat_u).addmm_(dflat, p.x_proj_weight)
-    dconv_weight, dconv_bias = _conv_silu_backward(projected, du, dprojected, p)
-    tokens, dflat_projected = _tokens(x), dprojected.view(-1, 2 * inner)
+    dconv_weight, dconv_bias = conv_silu_backward(projected, du, dprojected, p)
+    flat_x, dflat_projected = tokens(x), dprojected.view(-1, 2 * inner)
     return (
         torch.matmul(dflat_projected, p.in_proj_weight).view(x.shape),
-        torch.matmul(dflat_projected.t(), tokens),
+        torch.matmul(dflat_projected.t(), flat_x),
         dconv_weight,
         dconv_bias,
         torch.matmul(dflat.t(), flat_u),
@@ -69,11 +69,12 @@ def backward(
     )
 
 
-def _params(x: Tensor, parameters: Sequence[Tensor]) -> MambaParams:
+def params(x: Tensor, parameters: Sequence[Tensor]) -> MambaParams:
+    """In the dtype that is computed with, contiguous."""
     return MambaParams(*(value.to(compute_dtype(x)).contiguous() for value in parameters))
 
 
-def _tokens(x: Tensor) -> Tensor:
+def tokens(x: Tensor) -> Tensor:
     """(BL,H)"""
     return x.to(compute_dtype(x)).reshape(-1, x.shape[2])
 
@@ -88,7 +89,7 @@ def _scan_inputs(projected: Tensor, mixed: Tensor, u: Tensor, p: MambaParams) ->
     return Inputs(u, delta, -torch.exp(p.A_log), B, C, p.D, z, p.dt_proj_bias, True)
 
 
-def _conv_silu(projected: Tensor, p: MambaParams) -> Tensor:
+def conv_silu(projected: Tensor, p: MambaParams) -> Tensor:
     """u (B,L,I): SiLU of the convolution of the first half of the projection."""
     u = projected.new_empty(*projected.shape[:2], p.D.shape[0])
     if u.numel():
@@ -96,7 +97,7 @@ def _conv_silu(projected: Tensor, p: MambaParams) -> Tensor:
     return u
 
 
-def _conv_silu_backward(projected: Tensor, du: Tensor, dprojected: Tensor, p: MambaParams) -> tuple[Tensor, Tensor]:
+def conv_silu_backward(projected: Tensor, du: Tensor, dprojected: Tensor, p: MambaParams) -> tuple[Tensor, Tensor]:
     """Fill the first half of the gradient of the projection; gradients of weight (I,1,taps) and bias (I,)."""
     dweight, dbias = torch.empty_like(p.conv1d_weight), torch.empty_like(p.conv1d_bias)
     if not du.numel():

@@ -89,6 +89,8 @@ def test_agrees_with_numpy(exact_case):
         (lambda: cases.make_scan(1, dim=1, length=37, state=3), "selective_scan"),
         (lambda: cases.make_mamba(2, width=5, length=1), "mamba_block"),
         (lambda: cases.make_mamba(1, width=17, length=11), "mamba_block"),
+        (lambda: cases.make_motion(2, frames=1, dim=2), "motion_norms"),
+        (lambda: cases.make_motion(1, frames=9, dim=180), "motion_norms"),
     ],
 )
 def test_odd_sizes(make, op):

@@ -139,8 +139,26 @@ def test_bad_arguments():
         philox.words(0, clip, 256, 0, 1)
     with pytest.raises(ValueError, match=r"blocks 65536\.\.65536 asked for"):
         philox.words(0, clip, 0, 65536, 1)
-    with pytest.raises(ValueError, match="257 quads asked for"):
-        philox.normal(0, clip, 0, 1, 1025)
+    with pytest.raises(ValueError, match="quads asked for"):
+        philox.words(0, clip, 0, 0, (1 << 40) + 1)
+    with pytest.raises(ValueError, match=r"rate is 1\.0, expected in"):
+        philox.keep(0, clip, 3, 1.0)
+
+
+def test_keep_drops_at_the_rate_and_makes_up_for_it():
+    kept = philox.keep(3, torch.arange(50), 4000, 0.2)
+    assert kept.unique().tolist() == pytest.approx([0, 1.25], rel=1e-4)
+    assert (kept == 0).float().mean().item() == pytest.approx(0.2, abs=0.003)
+    assert abs(kept.mean().item() - 1) < 0.005
+    assert torch.equal(philox.keep(3, torch.arange(50), 4000, 0.0), torch.ones(50, 4000))
+
+
+def test_keep_is_a_function_of_seed_and_clip_alone():
+    kept = philox.keep(3, torch.arange(5), 333, 0.5)
+    assert torch.equal(philox.keep(3, torch.tensor([4, 1]), 333, 0.5), kept[[4, 1]])
+    assert torch.equal(philox.keep(3, torch.arange(5), 100, 0.5), kept[:, :100])
+    assert not torch.equal(philox.keep(4, torch.arange(5), 333, 0.5), kept)
+    assert (kept[:, 1:] != kept[:, :-1]).float().mean().item() == pytest.approx(0.5, abs=0.06)
 
 
 def test_empty():
