@@ -1,8 +1,10 @@
 """`handcraft predict`: recognise signs in videos, `.pose` files and stores. See `cli` for how commands are written."""
 
 import json as to_json
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,9 +42,8 @@ def predict(
         json: print one JSON object a line instead of tables.
     """
     from handcraft.checkpoint import load
-    from handcraft.commands import classifier_folder
     from handcraft.extract.landmarker import Settings
-    from handcraft.match import require_classifier
+    from handcraft.match import classifier_folder, require_classifier
     from handcraft.recording import is_store
 
     if not inputs:
@@ -73,12 +74,9 @@ def predict(
 
 def _outcomes(checkpoint, inputs: Sequence[Path], options: dict[str, Any]) -> Iterator[dict[str, Any] | Exception]:
     """A row for each clip, and what is wrong with each that has none."""
-    from rich.console import Console
-
     from handcraft.predict import predict
     from handcraft.recording import is_store, sources
 
-    console = Console(stderr=True)
     for path in inputs:
         try:
             found = [path] if is_store(path) else sources(path)
@@ -87,12 +85,29 @@ def _outcomes(checkpoint, inputs: Sequence[Path], options: dict[str, Any]) -> It
             continue
         for source in found:
             try:
-                with console.status(f"detecting, recognising: {path}"):
+                with _detecting(path):
                     rows = predict(checkpoint, source, **options)
             except (HandcraftError, OSError) as error:
                 yield error
             else:
                 yield from rows
+
+
+@contextmanager
+def _detecting(path: Path) -> Iterator[None]:
+    """Shows on a terminal that something is done, and keeps from it what MediaPipe's C++ writes about every graph."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w") as terminal, open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with Console(file=terminal).status(f"detecting and recognising: {escape(str(path))}"):
+                yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
 
 
 def _print_tables(rows: Sequence[dict[str, Any]]) -> None:

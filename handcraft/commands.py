@@ -9,7 +9,7 @@ from handcraft.data.preprocess import from_signature
 from handcraft.data.store import Store
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
-from handcraft.match import GENERATORS
+from handcraft.match import GENERATORS, classifier_folder
 from handcraft.metrics.distribution import compare
 from handcraft.partition import partition
 from handcraft.predict import load_for
@@ -83,12 +83,6 @@ def distribution(real: Path, synthetic: Path, model: Path | None, split: str, *,
         clips["real"] = clips["real"].subset(chosen)
     found = compare(clips["real"], clips["synthetic"], classifier=checkpoint, seed=seed, draws=draws)
     return {"real": str(real), "synthetic": str(synthetic), "split": split, **found}
-
-
-def classifier_folder(model: Path) -> Path:
-    """`model`, or the run in it where it is the folder that `handcraft train classifier` was given."""
-    inside = model / "classifier"
-    return inside if inside.is_dir() else model
 
 
 def _scored(checkpoint: Checkpoint, store: Store, split: str, test_share: float) -> Store | Clips:

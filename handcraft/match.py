@@ -23,6 +23,12 @@ def as_checkpoint(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     return checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
 
 
+def classifier_folder(model: Path | str) -> Path:
+    """`model`, or the run in it where it is the folder that `handcraft train classifier` was given."""
+    inside = Path(model) / "classifier"
+    return inside if inside.is_dir() else Path(model)
+
+
 def require_data(checkpoint: Checkpoint, clips: Clips) -> None:
     """`CheckpointError` unless the clips have the classes, landmarks and preprocessing that the model was made for."""
     _require_classes(checkpoint, clips.classes, "the clips have")

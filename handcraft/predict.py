@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handcraft.checkpoint import Checkpoint
+from handcraft.checkpoint import Checkpoint, load
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips, load_clips
 from handcraft.data.preprocess import preprocess
@@ -21,7 +21,7 @@ from handcraft.data.store import Store
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.extract.landmarker import Settings
 from handcraft.layouts import layout as find_layout
-from handcraft.match import as_checkpoint, require_classifier
+from handcraft.match import classifier_folder, require_classifier
 from handcraft.recording import DETECTOR, Recording, Source, as_recording, is_store, of_store, read, sources
 from handcraft.timeline import merge, spans
 
@@ -44,6 +44,7 @@ def predict(
 ) -> list[dict]:
     """The `top` likeliest classes of every clip of `source`, or with `window` its time line.
 
+    checkpoint: a trained classifier: its folder, its run, or one of its checkpoints.
     source: a video, a `.pose` file, or a folder of either; a store, raw or centred, of which `ids` chooses clips (None:
     all) and their order; or raw landmarks (T,J,C) as a detector gives them, floating, NaN = missing, of which `layout`
     (default: the one with J landmarks), `fps` and `aspect` (width / height of the picture) say what they are. fps: of a
@@ -64,7 +65,7 @@ def predict(
     lacks what the model needs; an unknown id. `CheckpointError`: a generator, or scores that are not finite.
     `ConfigError`: a `top` below 1, windows without a frame rate, or what `timeline.spans` refuses.
     """
-    checkpoint = as_checkpoint(checkpoint)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(classifier_folder(checkpoint))
     require_classifier(checkpoint)
     if top < 1:
         raise ConfigError(f"predict: top is {top}; expected at least 1")
