@@ -23,6 +23,7 @@ from handcraft import (
     cli_import,
     cli_predict,
     cli_prepare,
+    cli_study,
     cli_train,
     cli_view,
 )
@@ -80,6 +81,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     **cli_generate.COMMANDS,
     **cli_evaluate.COMMANDS,
     **cli_predict.COMMANDS,
+    **cli_study.COMMANDS,
     ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
 }
 """Words of the command -> function, summary, and for commands that take RECIPE first the type of their options."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from handcraft.data.clips import Clips
-from handcraft.data.split import draw_clips_per_class, group_split, stratified_split, validation_split
+from handcraft.data.split import draw_clips_per_class, draw_share, group_split, stratified_split, validation_split
 from handcraft.data.store import split_hash
 from handcraft.errors import DataError
 
@@ -39,13 +39,15 @@ class Partition:
         }
 
 
-def partition(clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_class: int | None = None) -> Partition:
+def partition(
+    clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_class: int | None = None, share: float = 1.0
+) -> Partition:
     """Split `clips` for the run of `seed`.
 
     Clips marked train and test keep their marks. Unmarked clips are split by whole groups where there are at least two
-    groups, else by class. clips_per_class: draw that many training clips of each class, by seed. Validation is a
-    stratified tenth of the training clips. `DataError`: only one of train and test is marked, a class without training
-    clips, the same content in train and in test, or no possible split.
+    groups, else by class. clips_per_class: draw that many training clips of each class, by seed; share: of these take
+    that share of each class. Validation is a stratified tenth of the training clips. `DataError`: only one of train and
+    test is marked, a class without training clips, the same content in train and in test, or no possible split.
     """
     labels, marks = clips.label.numpy(), set(np.unique(clips.split).tolist())
     groups = np.unique(clips.group)
@@ -78,6 +80,9 @@ def partition(clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_cla
     if clips_per_class is not None:
         chosen = draw_clips_per_class(chosen, labels, clips_per_class, seed)
         how += f"; {clips_per_class} training clips a class drawn with seed {seed}"
+    if share != 1:
+        chosen = draw_share(chosen, labels, share, seed)
+        how += f"; {share:.0%} of the training clips of each class drawn with seed {seed}"
     train_index, valid_index = validation_split(chosen, labels, VALIDATION_SHARE, seed)
     held_out = set(clips.group[test].tolist()) - set(clips.group[train].tolist()) - {""}
     return Partition(train_index, valid_index, np.flatnonzero(test), how, tuple(sorted(held_out)))

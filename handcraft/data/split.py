@@ -148,6 +148,18 @@ def draw_clips_per_class(index: np.ndarray, labels: Sequence[int] | np.ndarray, 
     return np.sort(places[order[_rank(class_of[order]) < clips]])
 
 
+def draw_share(index: np.ndarray, labels: Sequence[int] | np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draw `share` (0 to 1) of the clips of each class out of `index`, rounded up, two at least where a class has them;
+    sorted places, int64. index and labels as in `validation_split`. With the same seed a smaller draw is a subset of a
+    larger one."""
+    _check(share, seed)
+    places = np.sort(np.asarray(index, dtype=np.int64))
+    _, class_of, count = np.unique(np.asarray(labels)[places], return_inverse=True, return_counts=True)
+    wanted = np.maximum(np.ceil(count * share - 1e-9), 2)
+    order = np.lexsort((_words(seed, _DRAW, len(places)), class_of))
+    return np.sort(places[order[_rank(class_of[order]) < wanted[class_of[order]]]])
+
+
 def _take(class_of: np.ndarray, share: float, *, least: int, keep: int, keys: np.ndarray) -> np.ndarray:
     """Places of a stratified share of clips, given their classes 0..C-1 (n,) and a random key each.
 

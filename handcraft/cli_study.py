@@ -1,0 +1,55 @@
+"""`handcraft study`: the paper's open questions as experiments on a store."""
+
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from handcraft.cli_data import Command, Folder, Store
+
+
+def study(
+    name: Positional[Annotated[str, arg(metavar="NAME")]],
+    data: Store,
+    out: Folder,
+    recipe: str = "small",
+    seeds: int = 5,
+    clips_per_class: int | None = None,
+    models: tuple[Literal["transformer", "mamba"], ...] = ("transformer", "mamba"),
+) -> int:
+    """Vary one thing of a recipe and say what it changes, on clips that no training saw. Writes OUT/NAME/report.html,
+    report.md and study.json; trainings are shared by all studies in OUT, and a stopped study goes on where it was.
+
+    Args:
+        name: ratio, depth, embedding, noise, data, augmentation, window, splice or tokens.
+        data: store with the real clips.
+        out: folder for the studies and their trainings.
+        recipe: what is varied: the name of a recipe, or a .yaml file.
+        seeds: runs of every setting; intervals need three or more.
+        clips_per_class: draw that many training clips of each class, by seed.
+        models: classifiers to train.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from handcraft.recipe import load_recipe
+    from handcraft.studies.catalogue import find_study
+    from handcraft.studies.report import markdown
+    from handcraft.studies.study import run_study
+
+    found = run_study(
+        find_study(name),
+        load_recipe(recipe),
+        data,
+        out,
+        seeds=seeds,
+        clips_per_class=clips_per_class,
+        models=models,
+    )
+    Console().print(Markdown(markdown(found)))
+    print(f"report: {out / name / 'report.html'}")
+    return 0
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("study",): (study, "vary one thing of a recipe and say what it changes", None),
+}

@@ -1,0 +1,153 @@
+"""The trainings behind a study's rows, each done once: a stage's folder is named after everything that shapes it, so
+settings and studies that share a stage share its folder, and a study that stopped goes on where it was.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from handcraft.checkpoint import Checkpoint, load
+from handcraft.config import AugmentConfig, Recipe
+from handcraft.data.clips import Clips, load_clips
+from handcraft.data.store import Store, split_hash
+from handcraft.errors import DataError
+from handcraft.evaluate import evaluate_classifier, evaluate_generator
+from handcraft.files import read_json, write_json
+from handcraft.generate import generate
+from handcraft.metrics.distribution import compare
+from handcraft.partition import partition
+from handcraft.studies.setting import Arm, Setting
+from handcraft.training import (
+    TWINS,
+    Data,
+    classifier_recipe,
+    pretrain_classifier,
+    train_classifier,
+    train_generator,
+)
+
+DRAWS = 5
+"""Of the distribution figures of one seed; the spread over the seeds is what a study reports."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Trained generators: their best checkpoints."""
+
+    forward: Checkpoint
+    reversed: Checkpoint
+
+
+class Stages:
+    """Everything that one seed of a study trains, in `root`. `clips_per_class` draws that many training clips."""
+
+    def __init__(
+        self, root: Path, clips: Callable[[Recipe], Clips], seed: int, clips_per_class: int | None, progress: bool
+    ):
+        self.root, self.clips, self.seed = root, clips, seed
+        self.clips_per_class, self.progress = clips_per_class, progress
+
+    def data(self, setting: Setting) -> Data:
+        """The clips of a setting, partitioned for this seed."""
+        clips = self.clips(setting.recipe)
+        part = partition(
+            clips,
+            seed=self.seed,
+            test_share=setting.recipe.test_share,
+            clips_per_class=self.clips_per_class,
+            share=setting.share,
+        )
+        return Data(clips, part)
+
+    def generators(self, setting: Setting) -> Twins:
+        """Both twins, trained on the setting's training clips."""
+        data, recipe = self.data(setting), setting.recipe
+        found = {}
+        for twin in TWINS:
+            place = self._folder(f"generator-{twin}", data, recipe.generator)
+            options = {"reverse": twin == "reversed", "seed": self.seed, "progress": self.progress}
+            found[twin] = load(train_generator(data, recipe, place, **options).best)
+        return Twins(**found)
+
+    def synthetic(self, setting: Setting) -> Store:
+        """The synthetic store of a setting's generators."""
+        data, twins = self.data(setting), self.generators(setting)
+        count = setting.recipe.synthetic_per_class
+        place = self._folder("synthetic", data, count, twins.forward.sha256, twins.reversed.sha256)
+        sources = data.clips.subset(data.part.train)
+        if not (place / "manifest.json").exists():
+            generate(
+                twins.forward, twins.reversed, sources, place, per_class=count, seed=self.seed, progress=self.progress
+            )
+        return Store(place)
+
+    def classifier(self, setting: Setting, arm: Arm) -> dict[str, Any]:
+        """Accuracy of one arm on the test clips, `evaluate_classifier`'s row without the confusion matrix."""
+        data, part = self.data(setting), classifier_recipe(setting.recipe, arm.model)
+        plain = replace(part, augment=AugmentConfig())  # what pretraining and plain arms depend on
+        options: dict[str, Any] = {"seed": self.seed, "progress": self.progress}
+        start, behind = None, ""
+        if arm.pretrained:
+            store = self.synthetic(setting)
+            behind = split_hash(store.digests)
+            place = self._folder(f"{arm.model}-pretraining", data, plain, setting.recipe.pretrain, behind)
+            start = pretrain_classifier(data, part, setting.recipe.pretrain, store, place, **options).last
+        place = self._folder(
+            f"{arm.model}-{'augmented' if arm.augment else 'plain'}",
+            data,
+            part if arm.augment else plain,
+            [setting.recipe.pretrain, behind] if arm.pretrained else None,
+        )
+        scored = place / "test.json"
+        if scored.exists():
+            return read_json(scored)
+        trained = train_classifier(data, part, place, augment=arm.augment, init_from=start, **options)
+        row = evaluate_classifier(trained.best, data.clips.subset(data.part.test))
+        kept = {name: value for name, value in row.items() if name != "confusion"}
+        write_json(scored, kept)
+        return kept
+
+    def generator_figures(self, setting: Setting) -> dict[str, Any]:
+        """Errors of the generators on test clips, and their clips beside the real test clips."""
+        data, store, twins = self.data(setting), self.synthetic(setting), self.generators(setting)
+        scored = self._folder("figures", data, split_hash(store.digests)) / "test.json"
+        if scored.exists():
+            return read_json(scored)
+        test = data.clips.subset(data.part.test)
+        errors = evaluate_generator(twins.forward, twins.reversed, test, seed=self.seed)
+        made = load_clips(store, setting.recipe.preprocess)
+        near = compare(test, made, seed=self.seed, draws=DRAWS)["metrics"]
+        figures = {"mpjpe": errors["mpjpe"], "splice_jump": errors["splice_jump"]["generated"]}
+        figures |= {name: entry["value"] for name, entry in near.items()}
+        scored.parent.mkdir(parents=True, exist_ok=True)
+        write_json(scored, figures)
+        return figures
+
+    def _folder(self, kind: str, data: Data, *rest: Any) -> Path:
+        """`root/kind-HASH`, the hash being that of the training clips, the seed and all of `rest`."""
+        clips = data.clips.digest
+        about = {
+            "clips": [split_hash(clips[index]) for index in (data.part.train, data.part.valid, data.part.test)],
+            "preprocess": asdict(data.clips.preprocess),
+            "seed": self.seed,
+            "rest": [asdict(value) if is_dataclass(value) else value for value in rest],
+        }
+        text = json.dumps(about, sort_keys=True)
+        return self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def shared_clips(store: Store) -> Callable[[Recipe], Clips]:
+    """Loads a store with a recipe's preprocessing, once for each preprocessing."""
+    kept: dict[Any, Clips] = {}
+
+    def clips(recipe: Recipe) -> Clips:
+        if recipe.preprocess not in kept:
+            kept[recipe.preprocess] = load_clips(store, recipe.preprocess)
+        return kept[recipe.preprocess]
+
+    if not len(store):
+        raise DataError(f"{store.path}: holds no clips")
+    return clips

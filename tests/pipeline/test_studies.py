@@ -1,0 +1,189 @@
+"""Studies: what their settings change, that stages are shared and resumed, and what the report says of known rows."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import yaml
+from tiny_recipe import YAML, run_cli
+
+from handcraft.config import Recipe
+from handcraft.data.split import draw_share
+from handcraft.data.toy import make_toy
+from handcraft.errors import ConfigError
+from handcraft.recipe import check_recipe, from_plain, load_recipe
+from handcraft.studies import stages as stages_module
+from handcraft.studies.catalogue import STUDIES, find_study
+from handcraft.studies.page import page_of
+from handcraft.studies.report import generator_rows, markdown, result_rows
+from handcraft.studies.setting import Arm, Setting, Study
+from handcraft.studies.study import run_study
+
+MODELS = ("transformer", "mamba")
+
+
+def tiny():
+    return from_plain(Recipe, yaml.safe_load(YAML), "tiny")
+
+
+def changed(one, other, prefix=""):
+    """Names of the fields in which two nested dicts differ."""
+    found = set()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            found |= changed(value, other[name], f"{prefix}{name}.")
+        elif value != other[name]:
+            found.add(f"{prefix}{name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("ratio", {"pretrain"}),
+        ("depth", {"generator.model.blocks"}),
+        ("embedding", {"generator.model.embedding"}),
+        ("noise", {"generator.model.noise"}),
+        ("data", set()),
+        ("tokens", {"transformer.model.tokens", "mamba.model.tokens"}),
+        (
+            "window",
+            {"generator.model.context", "generator.window.frames"}
+            | {f"{model}.{part}.frames" for model in MODELS for part in ("model", "window")},
+        ),
+        (
+            "augmentation",
+            {f"{model}.augment.{part}" for model in MODELS for part in ("rotation", "scale", "subwindow")},
+        ),
+    ],
+)
+def test_a_study_changes_what_it_is_about_and_nothing_else(name, fields):
+    base = load_recipe("small")
+    settings = STUDIES[name].settings(base)
+    assert len({setting.name for setting in settings}) == len(settings)
+    assert STUDIES[name].baseline in {setting.name for setting in settings}
+    for setting in settings:
+        check_recipe(setting.recipe)
+    found = set().union(*(changed(asdict(base), asdict(setting.recipe)) for setting in settings))
+    assert found == fields
+
+
+def test_the_ratio_study_has_the_papers_shares():
+    names = [setting.name for setting in STUDIES["ratio"].settings(load_recipe("small"))]
+    assert names[:5] == ["0 %", "5 %", "10 %", "20 %", "30 %"]
+
+
+def test_the_data_study_uses_shares_of_the_clips():
+    assert [setting.share for setting in STUDIES["data"].settings(Recipe())] == [0.1, 0.25, 0.5, 1.0]
+
+
+def test_an_unknown_study_is_refused():
+    with pytest.raises(ConfigError, match="ratio, depth"):
+        find_study("ratios")
+
+
+def test_a_smaller_share_is_part_of_a_larger_one():
+    labels = np.repeat(np.arange(4), [1, 3, 10, 40])
+    places = np.arange(len(labels))
+    small, large = (draw_share(places, labels, share, seed=1) for share in (0.1, 0.5))
+    assert set(small.tolist()) < set(large.tolist())
+    assert np.bincount(labels[small]).tolist() == [1, 2, 2, 4]
+    assert np.bincount(labels[large]).tolist() == [1, 2, 5, 20]
+    assert not np.array_equal(large, draw_share(places, labels, 0.5, seed=2))
+
+
+def tiny_study():
+    def settings(base):
+        wide = replace(base, transformer=replace(base.transformer, model=replace(base.transformer.model, mlp=32)))
+        arms = (Arm("transformer", False, False), Arm("transformer", True, False))
+        return (Setting("narrow", base, arms, generators=True), Setting("wide", wide, arms))
+
+    return Study("tiny", "Is wider better?", settings, "narrow")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    make_toy(folder / "store", classes=3, clips=24, signers=4, seed=0)
+    found = run_study(tiny_study(), tiny(), folder / "store", folder / "out", seeds=2, progress=False)
+    return folder, found
+
+
+def test_a_study_measures_every_setting_arm_and_seed(finished):
+    folder, found = finished
+    assert len(found["rows"]) == 2 * 2 * 2
+    assert len(found["generators"]) == 2
+    assert all(0 <= row["top1"] <= 1 for row in found["rows"])
+    assert {"mpjpe", "frechet", "nearest_real"} <= set(found["generators"][0])
+    assert json.loads((folder / "out/tiny/study.json").read_text()) == json.loads(json.dumps(found))
+    page = (folder / "out/tiny/report.html").read_text()
+    assert "Is wider better?" in page
+    assert "Transformer-SL, trained on real + synthetic pretraining" in page
+    trained = sorted(path.name.rpartition("-")[0] for path in (folder / "out/stages/seed-0").iterdir())
+    assert trained.count("generator-forward") == 1, "both settings share the generators"
+    assert trained.count("transformer-plain") == 4
+
+
+def test_a_stopped_study_measures_only_what_is_missing(finished, monkeypatch):
+    folder, found = finished
+    file = folder / "out/tiny/study.json"
+    cut = json.loads(file.read_text())
+    cut["rows"] = cut["rows"][:5]
+    file.write_text(json.dumps(cut))
+    monkeypatch.setattr(stages_module, "generate", None)  # nothing is generated again
+    again = run_study(tiny_study(), tiny(), folder / "store", folder / "out", seeds=2, progress=False)
+    assert sorted(map(str, again["rows"])) == sorted(map(str, found["rows"]))
+
+
+def test_a_study_of_other_settings_or_data_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(ConfigError, match="another recipe"):
+        run_study(tiny_study(), replace(tiny(), pretrain=0.3), folder / "store", folder / "out", seeds=2)
+    make_toy(folder / "other", classes=3, clips=12, signers=4, seed=1)
+    with pytest.raises(ConfigError, match="other data"):
+        run_study(tiny_study(), tiny(), folder / "other", folder / "out", seeds=2)
+
+
+def rows(values, **label):
+    return [{**label, "seed": seed, "top1": value} for seed, value in enumerate(values)]
+
+
+KNOWN = {
+    "study": "s",
+    "question": "q?",
+    "baseline": "a",
+    "between": "settings",
+    "settings": ["a", "b"],
+    "clips_per_class": 5,
+    "seeds": 3,
+    "versions": {"torch": "2"},
+    "rows": rows([0.5, 0.6, 0.7], setting="a", model="mamba", pretrained=False, augmented=False)
+    + rows([0.6, 0.71, 0.8], setting="b", model="mamba", pretrained=True, augmented=False),
+    "generators": [{"setting": "a", "seed": 0, "mpjpe": 0.125}],
+}
+
+
+def test_the_report_compares_seed_by_seed_with_the_baseline():
+    first, second = result_rows(KNOWN)
+    assert first == ("a", "Mamba-SL", "real", "0.600 +- 0.100", "", "", "compared with")
+    assert second[3:] == ("0.703 +- 0.100", "+0.103 +- 0.006", "+0.089 to +0.118", "gain")
+    assert generator_rows(KNOWN)[0][:3] == ("a", "0.125", "-")
+    assert "5 training clips a class" in markdown(KNOWN)
+    assert "+0.089 to +0.118" in page_of(KNOWN)
+
+
+def test_a_study_between_arms_compares_within_the_setting():
+    arms = KNOWN | {"between": "arms", "rows": [row | {"setting": "a"} for row in KNOWN["rows"]]}
+    real, pretrained = result_rows(arms)
+    assert real[-1] == "compared with"
+    assert pretrained[-1] == "gain"
+
+
+def test_the_page_escapes_names():
+    assert "<script>alert" not in page_of(KNOWN | {"question": "<script>alert(1)</script>"})
+
+
+def test_the_command_names_the_studies_for_an_unknown_one(tmp_path, capsys):
+    assert run_cli("study", "nothing", "--data", tmp_path, "--out", tmp_path / "out") == 2
+    assert "expected one of ratio" in capsys.readouterr().err
