@@ -1,7 +1,6 @@
-"""What users wait for: training steps of the three models, generation to disk, and data on its way to the model."""
+"""What users wait for: training steps of the three models, and data on its way to the model."""
 
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,6 @@ import torch
 from providers import Case
 from torch.utils.data import DataLoader, Dataset
 
-from handcraft import checkpoint
-from handcraft.checkpoint import Checkpoint
 from handcraft.config import (
     CMLPeConfig,
     GeneratorRecipe,
@@ -25,13 +22,10 @@ from handcraft.config import (
 )
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips
-from handcraft.data.window import windows
-from handcraft.generate import generate
-from handcraft.kernels import CMLPeParams, cmlpe_generate
+from handcraft.kernels import CMLPeParams
 from handcraft.kernels.dispatch import VARIABLE
 from handcraft.layouts import layout
 from handcraft.optim import build_optimizer
-from handcraft.synthesis import sources
 from handcraft.tasks import ClassifierTask, GeneratorTask
 
 LAYOUT = layout("handcraft60")
@@ -112,44 +106,6 @@ def setup_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 @pytest.mark.cases("step training")
 def bench_step(case, measure, monkeypatch):
     measure(setup_step(case, monkeypatch))
-
-
-def twin(clips: Clips, folder: Path, frames: int, *, reverse: bool) -> Checkpoint:
-    """A generator with random weights, saved and loaded."""
-    made = task_of("cmlpe", clips, 1, reverse=reverse, frames=2 * frames).checkpoint()
-    return checkpoint.load(checkpoint.save(folder / f"reverse-{reverse}", made))
-
-
-def setup_disk(case: Case, folder: Path) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Generation of the same clips into a buffer that exists already, or by `handcraft generate` into a new store."""
-    shape = case.shape
-    clips = random_clips(5 * CLASSES)
-    twins = [twin(clips, folder, shape.frames, reverse=reverse) for reverse in (False, True)]
-    out = folder / "store"
-
-    def remove() -> None:
-        shutil.rmtree(out, ignore_errors=True)
-
-    if case.provider == "store":
-        return lambda: generate(*twins, clips, out, total=shape.batch, progress=False), remove
-    statistics = twins[0].statistics
-    context = windows(clips, torch.arange(len(clips)), twins[0].window)[0].flatten(2)
-    clip_id = torch.arange(shape.batch)
-    label, row = sources(clips, clip_id, 0)
-    params = [made.model.params() for made in twins]
-    buffer = torch.empty(shape.batch, 2 * shape.frames, shape.dim, dtype=torch.float16)
-    mean, std = statistics.mean.flatten(), statistics.std.flatten()
-    return (
-        lambda: cmlpe_generate(*params, context, row, label, clip_id, seed=0, mean=mean, std=std, out=buffer),
-        remove,
-    )
-
-
-@pytest.mark.cases("disk forward")
-def bench_disk(case, measure, tmp_path):
-    call, remove = setup_disk(case, tmp_path)
-    measure(call, remove)
-    remove()
 
 
 class FourFiles(Dataset):

@@ -29,7 +29,7 @@ MODEL_OPS = {
 }
 """Ops inside a model; `auto` becomes a provider of its training step once it picks something else for one of them."""
 MAX_ROUNDS = 1000
-OWN = {"disk": ("buffer", "store"), "loading": ("files", "files_workers", "memory")}
+OWN = {"disk": ("buffer", "memory", "store"), "loading": ("files", "files_workers", "memory")}
 """Providers of the benchmarks that compare ways to move data; the first is the baseline."""
 
 

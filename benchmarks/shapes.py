@@ -270,16 +270,18 @@ class Step(Shape):
 
 @dataclass(frozen=True)
 class Disk(Shape):
-    """Generation of clips (W,D) by both twins, float16, into memory and into a store."""
+    """Generation of clips (W,D) by both twins, float16, into memory and into a store. varied: every source is turned,
+    scaled and cut anew, as in the recipes for small data."""
 
     batch: int
     frames: int = 16
     dim: int = 180
+    varied: bool = False
     dtype: str = "float32"
     unit = "clips"
 
     def label(self) -> str:
-        return _label("B W D", self.batch, 2 * self.frames, self.dim)
+        return _label("B W D", self.batch, 2 * self.frames, self.dim) + " varied" * self.varied
 
     def work(self, mode: str) -> Work:
         return Generate(self.batch, self.frames, self.dim).work(mode)
@@ -351,7 +353,7 @@ CPU = {
         Row(Step("transformer_sl", 64), compiled=True),
         Row(Step("mamba_sl", 64), compiled=True),
     ),
-    "disk forward": (Row(Disk(4096)), Row(Disk(32768), full=True)),
+    "disk forward": (Row(Disk(8192)), Row(Disk(8192, varied=True)), Row(Disk(32768), full=True)),
     "loading forward": (Row(Loading(128, "wrap")), Row(Loading(128, "resample"))),
 }
 
