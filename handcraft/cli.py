@@ -29,7 +29,7 @@ from handcraft import (
 )
 from handcraft.cli_data import Command, Folder, Store
 from handcraft.config import Recipe
-from handcraft.errors import ConfigError, HandcraftError, one_line
+from handcraft.errors import ConfigError, HandcraftError, Stopped, one_line
 from handcraft.recipe import check_recipe, load_recipe, recipe_names
 
 
@@ -44,21 +44,25 @@ class Run:
     seeds: int = 3
     clips_per_class: int | None = None
     """Draw that many training clips of each class, by seed; the generators see only those."""
+    track: Literal["tensorboard"] | None = None
+    """Beside the JSON lines of each training, write what `tensorboard --logdir OUT` shows."""
     recipe: Recipe = field(default_factory=Recipe)
 
 
 def run(options: Run) -> int:
     from rich.console import Console
 
+    from handcraft.distributed import is_first, joined
     from handcraft.report import table
     from handcraft.run import run as go
 
     check_recipe(options.recipe)
-    outcome = go(
-        options.recipe, options.data, options.out, seeds=options.seeds, clips_per_class=options.clips_per_class
-    )
-    Console().print(table(outcome.metrics))
-    print(f"report: {outcome.page} (and {outcome.report.name} beside it)")
+    chosen = {"seeds": options.seeds, "clips_per_class": options.clips_per_class, "track": options.track}
+    with joined():
+        outcome = go(options.recipe, options.data, options.out, **chosen)
+        if is_first():
+            Console().print(table(outcome.metrics))
+            print(f"report: {outcome.page} (and {outcome.report.name} beside it)")
     return 0
 
 
@@ -88,26 +92,36 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; ends the process with 0 (good), 1 (problems found) or 2 (cannot be done, said why)."""
+    """Run the command line; ends the process with 0 (good), 1 (problems found), 2 (cannot be done, said why), 130
+    (interrupted) or 143 (stopped by SIGTERM, with the training's state saved).
+
+    Of the processes that torchrun starts, the first one reports; the others say only what went wrong in them.
+    """
+    process = os.environ.get("RANK", "0")
+    name = "handcraft" if process == "0" else f"handcraft (process {process})"
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("handcraft").setLevel(logging.INFO)
+    logging.getLogger("handcraft").setLevel(logging.INFO if process == "0" else logging.WARNING)
     logging.getLogger("handcraft.kernels").setLevel(logging.WARNING)
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
+    except Stopped as error:
+        if process == "0":
+            print(f"{name}: {one_line(error)}", file=sys.stderr)
+        code = 143
     except HandcraftError as error:
-        print(f"handcraft: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         code = 2
     except BrokenPipeError:  # the reader of our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"handcraft: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         code = 2
     except (RuntimeError, ValueError) as error:
         if not _about_backend(error):
             raise
-        print(f"handcraft: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("handcraft: interrupted; the same command with the same folder continues where it can", file=sys.stderr)

@@ -28,25 +28,23 @@ class TrainGenerator:
     """Draw that many training clips of each class, by seed."""
     resume: bool = False
     """Continue a stopped run; the result is that of an uninterrupted one."""
+    track: Literal["tensorboard"] | None = None
+    """Beside the JSON lines, write what `tensorboard --logdir OUT` shows."""
     recipe: Recipe = field(default_factory=Recipe)
 
 
 def train_generator(options: TrainGenerator) -> int:
     from handcraft.commands import training_data
+    from handcraft.distributed import joined
     from handcraft.training import TWINS
     from handcraft.training import train_generator as train
 
-    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
-    for twin in TWINS if options.twin == "both" else (options.twin,):
-        trained = train(
-            data,
-            options.recipe,
-            options.out / twin,
-            reverse=twin == "reversed",
-            seed=options.seed,
-            resume=options.resume,
-        )
-        _print_trained(twin, trained)
+    common = {"seed": options.seed, "resume": options.resume, "track": options.track}
+    with joined():
+        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
+        for twin in TWINS if options.twin == "both" else (options.twin,):
+            trained = train(data, options.recipe, options.out / twin, reverse=twin == "reversed", **common)
+            _print_trained(twin, trained)
     return 0
 
 
@@ -71,34 +69,42 @@ class TrainClassifier:
     """Draw that many training clips of each class, by seed."""
     resume: bool = False
     """Continue a stopped run; the result is that of an uninterrupted one."""
+    track: Literal["tensorboard"] | None = None
+    """Beside the JSON lines, write what `tensorboard --logdir OUT` shows."""
     recipe: Recipe = field(default_factory=Recipe)
 
 
 def train_classifier(options: TrainClassifier) -> int:
     from handcraft.commands import training_data
     from handcraft.data.store import Store as Opened
+    from handcraft.distributed import joined
     from handcraft.training import classifier_recipe, pretrain_classifier, pretrain_online
     from handcraft.training import train_classifier as train
 
     if options.pretrain is not None and options.synthetic is None:
         raise ConfigError(f"--pretrain is {options.pretrain}, but no --synthetic is given to pretrain on")
-    data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
     part = classifier_recipe(options.recipe, options.model)
-    start, common = None, {"seed": options.seed, "resume": options.resume}
-    if options.synthetic is not None:
-        share = options.recipe.pretrain if options.pretrain is None else options.pretrain
-        place = options.out / "pretraining"
-        if options.synthetic.startswith(ONLINE):
-            generator = Path(options.synthetic.removeprefix(ONLINE))
-            start = pretrain_online(data, part, share, generator, place, **common).last
-        else:
-            start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
-    trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
-    _print_trained("classifier", trained)
+    start, common = None, {"seed": options.seed, "resume": options.resume, "track": options.track}
+    with joined():
+        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
+        if options.synthetic is not None:
+            share = options.recipe.pretrain if options.pretrain is None else options.pretrain
+            place = options.out / "pretraining"
+            if options.synthetic.startswith(ONLINE):
+                generator = Path(options.synthetic.removeprefix(ONLINE))
+                start = pretrain_online(data, part, share, generator, place, **common).last
+            else:
+                start = pretrain_classifier(data, part, share, Opened(options.synthetic), place, **common).last
+        trained = train(data, part, options.out / "classifier", augment=options.augment, init_from=start, **common)
+        _print_trained("classifier", trained)
     return 0
 
 
 def _print_trained(name: str, trained) -> None:
+    from handcraft.distributed import is_first
+
+    if not is_first():
+        return
     metrics = ", ".join(f"{key} {value:.4g}" for key, value in (trained.best_metrics or {}).items())
     print(
         f"{name}: {trained.steps} steps, best checkpoint {trained.best}" + (f" (validation {metrics})" * bool(metrics))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from handcraft.checkpoint import load
 from handcraft.config import Recipe
 from handcraft.data.clips import load_clips
 from handcraft.data.store import Store, split_hash
+from handcraft.distributed import is_first, on_first
 from handcraft.errors import ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.files import read_json, write_json, write_text
@@ -29,9 +31,10 @@ from handcraft.linear import linear_baseline
 from handcraft.machine import machine, versions
 from handcraft.metrics.accuracy import write_confusion
 from handcraft.partition import partition
-from handcraft.recipe import check_recipe, to_plain
+from handcraft.recipe import check_recipe, from_plain, to_plain
 from handcraft.report import arm_name, markdown
 from handcraft.report_html import html_report
+from handcraft.tracking import Track
 from handcraft.training import (
     CLASSIFIERS,
     TWINS,
@@ -76,6 +79,7 @@ def run(
     seeds: int = 3,
     clips_per_class: int | None = None,
     progress: bool | None = None,
+    track: Track | None = None,
 ) -> Outcome:
     """Run `recipe` on the store `data` into the folder `out`, for the seeds 0 to `seeds` - 1.
 
@@ -83,9 +87,10 @@ def run(
     `versions`), `out/report.md` and `out/report.html`, and under `out/seed-N/` every checkpoint, the synthetic store
     and the confusion matrices. A finished run is scored again; where the figures are those on disk, `metrics.json` and
     the reports stay as they are.
-    clips_per_class: draw that many training clips a class by seed; the generators see only those. `ConfigError` if
-    `out` holds a run of other settings or data; else what the parts raise. Settings or data that cannot work are
-    refused before anything is written.
+    clips_per_class: draw that many training clips a class by seed; the generators see only those. track: see
+    `handcraft.engine.train`. In a process group the trainings are shared, and the first process does the rest while the
+    others wait. `ConfigError` if `out` holds a run of other settings or data; else what the parts raise. Settings or
+    data that cannot work are refused before anything is written.
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected at least 1")
@@ -96,28 +101,29 @@ def run(
         "clips_per_class": clips_per_class,
         "data": {"clips": len(store), "hash": split_hash(store.digests), "classes": list(store.classes)},
     }
-    _require_own(out, settings)
-    store.verify()
+    on_first(lambda: _require_own(out, settings))
+    on_first(store.verify)
     clips = load_clips(store, recipe.preprocess)
     parts = [
         partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
         for seed in range(seeds)
     ]
-    write_json(out / MARK, settings)
+    on_first(lambda: write_json(out / MARK, settings))
     found = _Found([], [], {str(seed): part.describe(clips) for seed, part in enumerate(parts)})
-    show, clock = sys.stderr.isatty() if progress is None else progress, _Clock(out / "seconds.json")
+    show = (sys.stderr.isatty() if progress is None else progress) and is_first()
+    clock = _Clock(out / "seconds.json")
     file, report, page = out / "metrics.json", out / "report.md", out / "report.html"
     before = _earlier(file)
     finished = before is not None and before.get("seeds") == seeds and report.exists() and page.exists()
     with tqdm(total=seeds * STAGES, desc="all stages", unit="stage", disable=not show, position=0) as bar:
 
         def done() -> None:
-            if not finished:
+            if not finished and is_first():
                 clock.save()
             bar.update()
 
         for seed, part in enumerate(parts):
-            _Seed(recipe, store, Data(clips, part), out, seed, done, show).go(found)
+            _Seed(recipe, store, Data(clips, part), out, seed, done, {"progress": show, "track": track}).go(found)
     metrics = {
         "rows": found.rows,
         "generators": found.generators,
@@ -130,12 +136,16 @@ def run(
         "versions": versions(),
     }
     metrics = json.loads(json.dumps(metrics))  # as a reader of the file sees it
-    if finished and all(before.get(name) == metrics[name] for name in FIGURES):
-        return Outcome(before, report, page)
-    write_json(file, metrics)
-    write_text(report, markdown(metrics))
-    write_text(page, html_report(metrics, out, clips, store.manifest.fps))
-    return Outcome(metrics, report, page)
+
+    def write() -> Outcome:
+        if finished and all(before.get(name) == metrics[name] for name in FIGURES):
+            return Outcome(before, report, page)
+        write_json(file, metrics)
+        write_text(report, markdown(metrics))
+        write_text(page, html_report(metrics, out, clips, store.manifest.fps))
+        return Outcome(metrics, report, page)
+
+    return on_first(write)
 
 
 @dataclass
@@ -155,23 +165,23 @@ class _Seed:
     out: Path
     seed: int
     done: Callable[[], object]
-    progress: bool
+    watch: dict
+    """How the trainings are watched: `progress` and `track`."""
 
     def go(self, found: _Found) -> None:
-        folder, options = self.out / f"seed-{self.seed}", {"seed": self.seed, "progress": self.progress}
+        folder, options = self.out / f"seed-{self.seed}", {"seed": self.seed, **self.watch}
         test = self.data.clips.subset(self.data.part.test)
         twins = {}
         for twin in TWINS:
             place = folder / "generator" / twin
             twins[twin] = train_generator(self.data, self.recipe, place, reverse=twin == "reversed", **options).best
             self.done()
-        scores = evaluate_generator(twins["forward"], twins["reversed"], test, seed=self.seed)
+        scores = on_first(lambda: evaluate_generator(twins["forward"], twins["reversed"], test, seed=self.seed))
         found.generators.append({"seed": self.seed, **scores})
-        synthetic = self._synthetic(folder / "synthetic", twins)
+        synthetic = Store(on_first(lambda: self._synthetic(folder / "synthetic", twins).path))
         self.done()
         fitted = np.sort(np.concatenate([self.data.part.train, self.data.part.valid]))  # it selects nothing
-        row, place = linear_baseline(self.store, fitted, self.data.part.test), folder / "linear"
-        write_confusion(place / "confusion.csv", row["confusion"], self.store.classes)
+        row, place = on_first(lambda: self._linear(folder / "linear", fitted)), folder / "linear"
         self._add(found, row, place, "none", False, None)
         for model in CLASSIFIERS:
             part = classifier_recipe(self.recipe, model)
@@ -184,10 +194,17 @@ class _Seed:
                 if not pretrained or start is not None:
                     place, init = folder / model / arm, start if pretrained else None
                     trained = train_classifier(self.data, part, place, augment=augment, init_from=init, **options)
-                    row = evaluate_classifier(trained.best, test, confusion=place / "confusion.csv")
+                    score = partial(evaluate_classifier, trained.best, test, confusion=place / "confusion.csv")
+                    row = on_first(score)
                     mpjpe = scores["mpjpe"] if pretrained else None
                     self._add(found, row, place, "synthetic" if pretrained else "none", augment, mpjpe)
                 self.done()
+
+    def _linear(self, place: Path, fitted: np.ndarray) -> dict:
+        """The row of the linear model that is fitted to these clips; its confusion matrix goes to `place`."""
+        row = linear_baseline(self.store, fitted, self.data.part.test)
+        write_confusion(place / "confusion.csv", row["confusion"], self.store.classes)
+        return row
 
     def _add(self, found: _Found, row: dict, place: Path, pretraining: str, augment: bool, mpjpe: float | None) -> None:
         """One row of `metrics.json`. place: where its model and matrix are; mpjpe: test error of the generators behind
@@ -213,7 +230,9 @@ class _Seed:
             shutil.rmtree(path)
         sources = self.data.clips.subset(self.data.part.train)
         count = self.recipe.synthetic_per_class
-        return generate(*twins.values(), sources, path, per_class=count, seed=self.seed, progress=self.progress)
+        return generate(
+            *twins.values(), sources, path, per_class=count, seed=self.seed, progress=self.watch["progress"]
+        )
 
 
 class _Clock:
@@ -245,6 +264,8 @@ def _require_own(out: Path, settings: dict) -> None:
     mark = out / MARK
     if mark.exists():
         before = read_json(mark)
+        if isinstance(before, dict) and isinstance(before.get("recipe"), dict):  # what came later had its default then
+            before["recipe"] = to_plain(from_plain(Recipe, before["recipe"], str(mark)))
         changed = _first_difference(before, settings)
         if changed:
             raise ConfigError(

@@ -21,6 +21,7 @@ from handcraft.online import OnlineTask
 from handcraft.partition import Partition
 from handcraft.synthesis import Synthesizer, seen_by
 from handcraft.tasks import ClassifierTask, GeneratorTask, planned_steps
+from handcraft.tracking import Track
 
 TWINS = ("forward", "reversed")
 CLASSIFIERS = ("transformer", "mamba")
@@ -49,6 +50,7 @@ def train_generator(
     seed: int,
     resume: bool = True,
     progress: bool | None = None,
+    track: Track | None = None,
 ) -> Trained:
     """Train one of the twin generators on the training clips."""
     part = recipe.generator
@@ -61,7 +63,7 @@ def train_generator(
         seed=seed,
         statistics=data.statistics(part),
     )
-    return train(task, out, resume=resume, progress=progress)
+    return train(task, out, resume=resume, progress=progress, track=track)
 
 
 def classifier_recipe(recipe: Recipe, model: str) -> TransformerRecipe | MambaRecipe:
@@ -81,6 +83,7 @@ def pretrain_classifier(
     seed: int,
     resume: bool = True,
     progress: bool | None = None,
+    track: Track | None = None,
 ) -> Trained:
     """Train on synthetic clips only, for `share` of the steps that the recipe spends on real ones.
 
@@ -116,7 +119,7 @@ def pretrain_classifier(
         seen=synthetic.manifest.seen_clips,
         generators=[source[name] for name in TWINS if isinstance(source.get(name), str)],
     )
-    return train(task, out, resume=resume, progress=progress)
+    return train(task, out, resume=resume, progress=progress, track=track)
 
 
 def pretrain_online(
@@ -129,6 +132,7 @@ def pretrain_online(
     seed: int,
     resume: bool = True,
     progress: bool | None = None,
+    track: Track | None = None,
 ) -> Trained:
     """What `pretrain_classifier` does, on clips that are generated batch by batch and seen once (`handcraft.online`).
 
@@ -144,7 +148,7 @@ def pretrain_online(
         require_unseen(checkpoint.seen_clips, test, f"the generator {checkpoint.path}")
     synthesizer = Synthesizer(forward, reverse, seen_by(forward, data.clips), seed=seed)
     task = OnlineTask(synthesizer, part, statistics=data.statistics(part))
-    return train(task, out, resume=resume, progress=progress)
+    return train(task, out, resume=resume, progress=progress, track=track)
 
 
 def train_classifier(
@@ -157,6 +161,7 @@ def train_classifier(
     init_from: Path | None = None,
     resume: bool = True,
     progress: bool | None = None,
+    track: Track | None = None,
 ) -> Trained:
     """Train on the real training clips, from fresh weights or from a pretrained checkpoint.
 
@@ -177,7 +182,7 @@ def train_classifier(
     )
     if task.initial is not None:
         require_unseen(task.initial.seen_clips, data.clips.subset(data.part.test), str(init_from))
-    return train(task, out, resume=resume, progress=progress)
+    return train(task, out, resume=resume, progress=progress, track=track)
 
 
 def _for_pretraining(
