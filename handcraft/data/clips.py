@@ -1,9 +1,10 @@
 """Clips in memory: one tensor of frames for all of them, and where each clip lies in it.
 
 Training reads windows straight out of that tensor (`handcraft.data.window`), a batch at a time and without touching a
-file. `load_clips` is the one door from a store to here, and the only place that decides whether to preprocess.
+file. `load_clips` reads a whole store to here; `data.residence` opens one that may be larger than memory.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from handcraft.errors import DataError
 from handcraft.layouts import layout as find_layout
 
 _NAMED = 5  # unusable clips that an error lists by name
+_CHUNK = 1 << 14  # frames looked through at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +113,30 @@ class Clips(Motion):
         return order, count.cumsum(0) - count, count
 
 
-def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips:
-    """Read a whole store into memory, preprocessed with `preprocess`.
+def load_clips(store: Store | Path | str, preprocess: PreprocessConfig, dtype: torch.dtype = torch.float32) -> Clips:
+    """Read a whole store into memory, preprocessed with `preprocess`. dtype: that of a centred store's frames.
 
     Clips of a `raw` store pass steps 1 to 4 here. Those of a `centred` store have passed them once and are taken as
     they are: `DataError` if that was with other parameters. Clips that cannot be used (nothing detected, nothing to
-    centre on) raise one `DataError` that names them.
+    centre on) raise one `DataError` that names them. `data.residence.open_clips` serves stores of any size.
     """
     if isinstance(store, str | Path):
         store = Store(store)
+    require_readable(store, preprocess)
+    if store.manifest.stage == "raw":
+        frames = torch.empty(int(store.frames.sum()), *points(preprocess))
+        for first, clip in zip(store.first.tolist(), preprocessed(store, preprocess), strict=True):
+            frames[first : first + len(clip)] = torch.from_numpy(clip)
+    else:
+        frames = torch.from_numpy(store.rows(np.float16 if dtype == torch.float16 else np.float32))
+        halves = check_frames(store, 0, frames.numpy())
+        if halves:
+            frames[frames.isnan().any(2)] = torch.nan
+    return describe(store, preprocess, frames)
+
+
+def require_readable(store: Store, preprocess: PreprocessConfig) -> None:
+    """`DataError` unless the clips of a store can be had with this preprocessing, or have had it."""
     manifest = store.manifest
     raw = manifest.stage == "raw"
     if not raw and manifest.preprocessing != signature(preprocess):
@@ -131,20 +148,15 @@ def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips
         raise DataError(f"store {store.path} has x and y only; set preprocess.coordinates to 'xy'")
     if not len(store):
         raise DataError(f"store {store.path} holds no clips")
-    if raw:
-        frames = _preprocess_store(store, preprocess)
-    elif (manifest.layout, manifest.coordinates) == (preprocess.layout, preprocess.coordinates):
-        frames = torch.from_numpy(store.rows())
-    else:
+    if not raw and (manifest.layout, manifest.coordinates) != (preprocess.layout, preprocess.coordinates):
         raise DataError(
             f"store {store.path} holds {manifest.layout} {manifest.coordinates}, but its signature says "
             f"{preprocess.layout} {preprocess.coordinates}: its manifest is wrong; make the store again"
         )
-    infinite = frames.isinf().flatten(1).any(1).numpy()
-    if infinite.any():
-        clip = int(np.searchsorted(store.first, infinite.argmax(), side="right")) - 1
-        raise DataError(f"store {store.path}: clip {store.ids[clip]} holds infinite coordinates; make the store again")
-    frames[frames.isnan().any(2)] = torch.nan
+
+
+def describe(store: Store, preprocess: PreprocessConfig, frames: Tensor | HostFrames) -> Clips:
+    """The clips of a store, their preprocessed frames lying one clip after another in `frames`."""
     length = torch.from_numpy(store.frames.astype(np.int64))
     return Clips(
         frames=frames,
@@ -155,24 +167,27 @@ def load_clips(store: Store | Path | str, preprocess: PreprocessConfig) -> Clips
         group=store.groups,
         split=store.splits,
         digest=store.digests.astype(np.uint64),
-        classes=tuple(manifest.classes),
+        classes=tuple(store.classes),
         layout=preprocess.layout,
         preprocess=preprocess,
     )
 
 
-def _preprocess_store(store: Store, config: PreprocessConfig) -> Tensor:
-    """Frames of a raw store after steps 1 to 4, (rows,J,C), clip after clip; one `DataError` for all unusable clips."""
-    raw_layout = find_layout(store.manifest.layout)
-    frames = torch.empty(int(store.frames.sum()), find_layout(config.layout).landmarks, len(config.coordinates))
-    into, row, unusable = frames.numpy(), 0, []
+def points(config: PreprocessConfig) -> tuple[int, int]:
+    """Landmarks J and coordinates C of preprocessed frames."""
+    return find_layout(config.layout).landmarks, len(config.coordinates)
+
+
+def preprocessed(store: Store, config: PreprocessConfig) -> Iterator[np.ndarray]:
+    """Clips of a raw store after steps 1 to 4, (T,J,C) float32 each; after the last, one `DataError` for all that
+    cannot be used."""
+    raw_layout, unusable = find_layout(store.manifest.layout), []
     for i, landmarks in enumerate(store):
-        rows = slice(row, row + len(landmarks))
-        row = rows.stop
         try:
-            into[rows] = preprocess_clip(landmarks, raw_layout, config, store.manifest.aspect)
+            yield preprocess_clip(landmarks, raw_layout, config, store.manifest.aspect)
         except DataError as error:
             unusable.append(f"{store.ids[i]}: {error}")
+            yield np.empty((len(landmarks), *points(config)), np.float32)
     if unusable:
         more = f"; and {len(unusable) - _NAMED} more" if len(unusable) > _NAMED else ""
         raise DataError(
@@ -180,4 +195,20 @@ def _preprocess_store(store: Store, config: PreprocessConfig) -> Tensor:
             + "; ".join(unusable[:_NAMED])
             + more
         )
-    return frames
+
+
+def check_frames(store: Store, first: int, frames: np.ndarray) -> bool:
+    """Look through frames of a centred store, the rows from `first` on: `DataError` names a clip with infinite numbers.
+    Returns whether some landmark is missing in one coordinate and not in another."""
+    halves = False
+    for at in range(0, len(frames), _CHUNK):
+        chunk = frames[at : at + _CHUNK]
+        infinite = np.isinf(chunk).any((1, 2))
+        if infinite.any():
+            clip = int(np.searchsorted(store.first, first + at + infinite.argmax(), side="right")) - 1
+            raise DataError(
+                f"store {store.path}: clip {store.ids[clip]} holds infinite coordinates; make the store again"
+            )
+        missing = np.isnan(chunk)
+        halves |= bool((missing != missing[..., :1]).any())
+    return halves

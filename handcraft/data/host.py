@@ -48,14 +48,16 @@ class HostFrames:
         )
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """Frames at `rows` (K,) int64 in any order, (K,J,C) in the stored dtype on `device`. dim: 0, as for a tensor."""
+        """Frames at `rows` (K,) int64 in any order, (K,J,C) in the stored dtype on `device`. dim: 0, as for tensors."""
         assert dim == 0
         wanted = rows.cpu().numpy()
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         cuda = self.device.type == "cuda"
         found = torch.empty(len(wanted), *self.shape[1:], dtype=self.dtype, pin_memory=cuda)
         into = found.numpy()
         if len(self._bounds) == 2:
-            _take(self._part(0), wanted, into)
+            np.take(self._part(0), wanted, axis=0, out=into, mode="clip")  # the other modes would make a copy first
         else:  # part after part, each from its first row to its last
             order = np.argsort(wanted, kind="stable")
             cuts = np.searchsorted(wanted[order], self._bounds)
@@ -68,10 +70,3 @@ class HostFrames:
 
     def __getitem__(self, rows: slice) -> Tensor:
         return self.index_select(0, torch.arange(*rows.indices(len(self))))
-
-
-def _take(array: np.ndarray, rows: np.ndarray, into: np.ndarray) -> None:
-    """Rows of a part into `into`; an index beyond it is an error, and never memory of something else."""
-    if len(rows) and not (rows.min() >= 0 and rows.max() < len(array)):
-        raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(array)}")
-    np.take(array, rows, axis=0, out=into, mode="clip")  # the other modes would make a copy first

@@ -25,10 +25,11 @@ _DRAWN_AT_ONCE = 1 << 12
 
 
 class ReadyWindows:
-    """The rows of `clips`, standardised with `statistics`, on the clips' device."""
+    """Gives training batches out of the rows of `clips`, standardised with `statistics`, on the clips' device."""
 
-    def __init__(self, clips: Clips, window: WindowConfig, statistics: Statistics):
+    def __init__(self, clips: Clips, window: WindowConfig, statistics: Statistics, *, batch: int, seed: int):
         self.clips, self.window, width = clips, window, window.frames
+        self.batch, self.seed = batch, seed
         length = _lengths(clips, window)
         self._first = length.cumsum(0) - length  # (N,), each clip's first row
         rows, (_, landmarks, coordinates) = int(length.sum()), clips.frames.shape
@@ -39,7 +40,7 @@ class ReadyWindows:
             here = slice(at, at := at + len(pieces[0]))
             for rows_of, piece in zip((x, present, valid), pieces, strict=True):
                 rows_of[here] = piece
-        self._drawn: tuple[tuple, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._drawn: tuple[tuple[int, Share], tuple[Tensor, Tensor, Tensor]] | None = None
         # Row i of these views is the run of W rows from row i on.
         self._x, self._present, self._valid = (
             tensor.as_strided((rows - width + 1, width * tensor.shape[1]), (tensor.shape[1], 1))
@@ -58,30 +59,27 @@ class ReadyWindows:
         _, landmarks, coordinates = clips.frames.shape
         return int(_lengths(clips, window).sum()) * (4 * landmarks * coordinates + landmarks + 1)
 
-    def training_batch(self, step: int, *, batch: int, seed: int, share: Share = WHOLE) -> Batch:
-        """What `batches.training_batch` gives for this step."""
-        steps = max(1, _DRAWN_AT_ONCE // max(batch, 1))
-        index, sample_id, row = (
-            drawn[step % steps] for drawn in self._draw(step // steps * steps, steps, batch, seed, share)
-        )
+    def __call__(self, step: int, share: Share = WHOLE) -> Batch:
+        """What `batches.training_batch` gives for this step, or for a share of it."""
+        steps = max(1, _DRAWN_AT_ONCE // max(self.batch, 1))
+        index, sample_id, row = (drawn[step % steps] for drawn in self._draw(step // steps, steps, share))
         x, present, valid = (
             runs.index_select(0, row).view(len(row), self.window.frames, -1)
             for runs in (self._x, self._present, self._valid)
         )
         return Batch(x, present, valid.squeeze(2), self.clips.label[index], index, sample_id)
 
-    def _draw(self, step: int, steps: int, batch: int, seed: int, share: Share) -> tuple[Tensor, Tensor, Tensor]:
-        """Clip, sample id and first row of each sample of the steps from `step` on, (steps,B) each."""
-        asked = (step, steps, batch, seed, share)
-        if self._drawn is None or self._drawn[0] != asked:
-            index, sample_id = sample_batch(step // steps, steps * batch, seed, self.clips)
-            index, sample_id = (all_of.view(steps, batch)[:, share.of(batch)] for all_of in (index, sample_id))
+    def _draw(self, number: int, steps: int, share: Share) -> tuple[Tensor, Tensor, Tensor]:
+        """Clip, sample id and first row of each sample of the steps from number * steps on, (steps,B) each."""
+        if self._drawn is None or self._drawn[0] != (number, share):
+            every = sample_batch(number, steps * self.batch, self.seed, self.clips)
+            index, sample_id = (drawn.view(steps, self.batch)[:, share.of(self.batch)] for drawn in every)
             row = self._first[index]
             if self.window.mode != "resample":
                 length = self.clips.length[index].flatten()
-                begin, _ = sub_windows(length, AugmentConfig(), self.window, seed, sample_id.flatten())
+                begin, _ = sub_windows(length, AugmentConfig(), self.window, self.seed, sample_id.flatten())
                 row = row + begin.long().view(row.shape)
-            self._drawn = asked, (index, sample_id, row)
+            self._drawn = (number, share), (index, sample_id, row)
         return self._drawn[1]
 
 

@@ -117,6 +117,10 @@ class Store:
         start = int(self.first[clip] - self._row_bounds[part])
         return self._open_visibility(self.manifest.parts[part])[start : start + int(self.frames[clip])]
 
+    def part(self, number: int) -> np.ndarray:
+        """Frames (rows,J,C) of one part, mapped."""
+        return self._map(number)
+
     def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
         """For each part: the slice of clips it holds, and its frames (rows,J,C), mapped."""
         for part in range(len(self.manifest.parts)):

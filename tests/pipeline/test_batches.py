@@ -70,7 +70,7 @@ def test_batches_of_another_size_continue_the_same_stream(clips):
 def test_shares_together_are_the_batch(clips, mode, laid_out):
     window, statistics = WindowConfig(mode=mode), compute(clips)
     if laid_out:
-        make = functools.partial(ReadyWindows(clips, window, statistics).training_batch, batch=11, seed=2)
+        make = ReadyWindows(clips, window, statistics, batch=11, seed=2)
     else:
         make = functools.partial(training_batch, clips, batch=11, seed=2, window=window, statistics=statistics)
     whole, shares = make(4), [make(4, share=Share(i, 3)) for i in range(3)]
@@ -88,10 +88,10 @@ def test_windows_that_lie_ready_are_the_same(clips, mode, subset, monkeypatch):
         clips = clips.subset(subset)
     options = {"batch": 40, "seed": 2}
     window, statistics = WindowConfig(mode=mode), compute(clips)
-    laid_out = ReadyWindows(clips, window, statistics)
-    for step in (0, 3):
+    laid_out = ReadyWindows(clips, window, statistics, **options)
+    for step in (0, 3, 102, 103):
         expected = training_batch(clips, step, window=window, statistics=statistics, **options)
-        assert same(laid_out.training_batch(step, **options), expected)
+        assert same(laid_out(step), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -106,8 +106,7 @@ def test_frames_in_half_precision_give_the_windows_of_the_same_numbers(clips, mo
         one, other = (training_batch(of, 3, augment=turned, **options) for of in (half, full))
         assert same(one, other)
     assert one.x.dtype == torch.float32
-    laid_out = (ReadyWindows(of, options["window"], statistics) for of in (half, full))
-    one, other = (of.training_batch(3, batch=9, seed=1) for of in laid_out)
+    one, other = (ReadyWindows(of, options["window"], statistics, batch=9, seed=1)(3) for of in (half, full))
     assert same(one, other)
 
 

@@ -191,7 +191,7 @@ def test_compare_refuses_what_does_not_belong_together(toy_halves):
 
 
 def _with(clips, frames):
-    return dataclasses.replace(clips, frames=frames, present=None)
+    return dataclasses.replace(clips, frames=frames)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from handcraft.data.clips import load_clips
 from handcraft.data.statistics import compute
 from handcraft.data.store import hex_digests
 from handcraft.distributed import Share
-from handcraft.engine import LOG, train
+from handcraft.engine import train
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.generate import generate
 from handcraft.online import OnlineTask
 from handcraft.partition import partition
 from handcraft.synthesis import Synthesizer, seen_by
+from handcraft.tracking import LOG
 from handcraft.training import Data, pretrain_classifier, pretrain_online, train_classifier, train_generator
 
 PART = RECIPES["transformer_sl"]
