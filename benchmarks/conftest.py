@@ -31,6 +31,8 @@ MODEL_OPS = {
 MAX_ROUNDS = 1000
 OWN = {"disk": ("buffer", "memory", "store"), "loading": ("files", "files_workers", "memory")}
 """Providers of the benchmarks that compare ways to move data; the first is the baseline."""
+PARTS = {"recognise": ("predict", "preprocess", "model"), "extract": ("holistic",)}
+"""What is measured of a prediction, the whole and its parts; there is nothing to compare them with."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,8 +75,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _providers(op: str, shape: Any, device: str, *, compiled: bool) -> list[str]:
-    if op in OWN:
-        return list(OWN[op])
+    if op in OWN | PARTS:
+        return list((OWN | PARTS)[op])
     if op == "step":
         return providers.of_model(MODEL_OPS[shape.model], device, compiled=compiled)
     return providers.of_op(op, shape, device, compiled=compiled)
@@ -128,8 +130,10 @@ def measure(benchmark, case: Case, request: pytest.FixtureRequest, _ceilings: No
         torch.compiler.reset()  # what was compiled for one shape must not be guarded against in the next
 
 
-def _baseline(op: str) -> str:
-    """The provider that the others are compared with."""
+def _baseline(op: str) -> str | None:
+    """The provider that the others are compared with, if there is one."""
+    if op in PARTS:
+        return None
     if op in OWN:
         return OWN[op][0]
     return "loop" if op == "selective_scan" else "reference"

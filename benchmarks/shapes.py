@@ -312,6 +312,47 @@ class Loading(Shape):
 
 
 @dataclass(frozen=True)
+class Recording(Shape):
+    """One recording (T,J,3) as the detector gives it, recognised by a classifier."""
+
+    model: str
+    frames: int = 60
+    landmarks: int = 553
+    batch: int = 1
+    dtype: str = "float32"
+    unit = "clips"
+
+    def label(self) -> str:
+        return f"{self.model} {_label('T J', self.frames, self.landmarks)}"
+
+    def work(self, mode: str) -> Work:
+        return Work(12 * self.frames * self.landmarks)
+
+
+@dataclass(frozen=True)
+class Video(Shape):
+    """The landmarks of one video file."""
+
+    name: str
+    frames: int
+    width: int
+    height: int
+    batch: int = 1
+    dtype: str = "uint8"
+    unit = "frames"
+
+    @property
+    def items(self) -> int:
+        return self.frames
+
+    def label(self) -> str:
+        return _label("T W H", self.frames, self.width, self.height)
+
+    def work(self, mode: str) -> Work:
+        return Work(3 * self.frames * self.width * self.height)
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the tables. full: measured under --full only. compiled: torch.compile of it is measured by default
     too (under --full it always is)."""
@@ -355,6 +396,8 @@ CPU = {
     ),
     "disk forward": (Row(Disk(8192)), Row(Disk(8192, varied=True)), Row(Disk(32768), full=True)),
     "loading forward": (Row(Loading(128, "wrap")), Row(Loading(128, "resample"))),
+    "recognise forward": (Row(Recording("transformer_sl")), Row(Recording("mamba_sl"))),
+    "extract forward": (Row(Video("msl150_yo.mp4", 55, 1280, 720)),),
 }
 
 CUDA = {
@@ -384,4 +427,6 @@ CUDA = {
     "step training": (Row(Step("cmlpe", 1024)), Row(Step("transformer_sl", 2048)), Row(Step("mamba_sl", 2048))),
     "disk forward": (),
     "loading forward": (),
+    "recognise forward": (),
+    "extract forward": (),
 }
