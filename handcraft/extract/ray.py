@@ -6,6 +6,7 @@ kept here, where the store is written: the same bytes as without Ray, whichever 
 """
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ def run_tasks(
     if started:
         _connect(ray)
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False  # there is one of ours
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         size = min(LARGEST_CHUNK, -(-len(tasks) // CHUNKS))
         rows = [
             {

@@ -14,7 +14,7 @@ from doc_pages import DOCS, pages
 from handcraft import cli
 from handcraft.recipe import recipe_names
 
-SITES = {"arxiv.org", "github.com", "www.sphinx-doc.org", "pradyunsg.me"}
+SITES = {"arxiv.org", "doi.org", "github.com", "pradyunsg.me", "www.sphinx-doc.org", "zenodo.org"}
 """Other sites that pages may link to; nothing is fetched from them, and no page needs them to be read."""
 
 
@@ -101,9 +101,9 @@ def test_every_command_option_and_recipe_is_on_its_page(capsys, monkeypatch):
     for words, (_, _, recipe) in cli.COMMANDS.items():
         with pytest.raises(SystemExit):
             cli.main([*words, *(["demo"] if recipe else []), "--help"])
-        shown = set(re.findall(r"^[ │]{1,3}(--(?!recipe)[a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+        shown = set(re.findall(r"^[ │]{1,3}(--(?!recipe)[a-z][a-z0-9-]*)", capsys.readouterr().out, re.MULTILINE))
         section = commands.split(f"\n## handcraft {' '.join(words)}\n")[1].split("\n## ")[0]
-        assert shown == set(re.findall(r"`(--(?!recipe|no-)[a-z-]+)`", section)), words
+        assert shown == set(re.findall(r"`(--(?!recipe|no-)[a-z0-9-]+)`", section)), words
     for name in recipe_names():
         assert f"| `{name}` |" in recipes
     assert "\n## generator.train\n" in recipes

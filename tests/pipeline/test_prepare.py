@@ -5,6 +5,7 @@ from downloads import INCLUDE_CLIPS, display_folder, include_folder, include_lis
 from grey_detector import Grey
 
 from handcraft.data.clips import load_clips
+from handcraft.data.merge import merge_stores
 from handcraft.data.prepare import Expected, at_least, prepare, rule_lines
 from handcraft.data.prepare_display import list_display
 from handcraft.data.prepare_include import list_include
@@ -118,3 +119,14 @@ def test_nothing_left(tmp_path):
     with pytest.raises(DataError, match="no sign has 5 clips to train with"):
         prepare(listing, tmp_path / "store", SETTINGS, least=5, name="INCLUDE", say=lambda line: None, detector=Grey)
     assert [path.name for path in tmp_path.iterdir()] == ["include"]
+
+
+def test_parts_of_a_data_set_merge_into_the_whole(tmp_path):
+    listing = list_display(display_folder(tmp_path / "display", performers=1, frames=2))
+    options = {"least": 1, "name": "DiSPLaY", "say": lambda line: None, "detector": Grey}
+    prepare(listing, tmp_path / "whole", SETTINGS, **options)
+    for part in ("1/3", "2/3", "3/3"):
+        prepare(listing, tmp_path / f"part-{part[0]}", SETTINGS, shard=part, **options)
+    merge_stores([tmp_path / f"part-{number}" for number in (2, 3, 1)], tmp_path / "merged")
+    for file in ("manifest.json", "part-00000/clips.parquet", "part-00000/landmarks.npy"):
+        assert (tmp_path / "merged" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
