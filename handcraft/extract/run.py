@@ -79,12 +79,14 @@ def extract(
     number, count = (1, 1) if shard is None else parse_shard(shard, "shard")
     mine = clips[(number - 1) * len(clips) // count : number * len(clips) // count]
     work = out.with_name(out.name + WORK)
-    choices = {"extraction": identity} | {name: getattr(settings, name) for name in ("keep", "fps", "image_fps")}
-    with _taken(work, choices):
+    with _taken(work):
         finish_exchange(out, work)
         store = _existing(out, settings, identity, allow_mixed)
         if store is not None and shard is not None:
             raise DataError(f"{out}: is a store already, to which a part ({shard}) is not added; choose a new path")
+        _go_on(
+            work, {"extraction": identity} | {name: getattr(settings, name) for name in ("keep", "fps", "image_fps")}
+        )
         new = mine if store is None else _lacking(mine, store)
         tasks, failed = _tasks(new, work / CLIPS)
         speed, broken = _work(tasks, settings, workers, on, work, detector, progress)
@@ -135,24 +137,32 @@ def _version_of(package: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _taken(work: Path, choices: Mapping[str, Any]) -> Iterator[None]:
-    """The folder of an unfinished run, for this process alone; `DataError` if it was begun with other choices."""
+def _taken(work: Path) -> Iterator[None]:
+    """The folder of an unfinished run, for this process alone; nothing of it stays where nothing was begun."""
     work.mkdir(parents=True, exist_ok=True)
-    with locked(work):
-        settings = work / SETTINGS
-        choices = json.loads(json.dumps(choices))
-        if not settings.exists():
-            write_json(settings, choices)
-        begun = read_json(settings)
-        if begun != choices:
-            other = next(name for name in choices if not isinstance(begun, dict) or begun.get(name) != choices[name])
-            raise DataError(
-                f"{work}: a run was begun here with another {other} ({json.dumps(begun)[:300]}); go on with those "
-                "choices, or delete this folder"
-            )
-        for leftover in (*work.glob("*.log"), *(work / CLIPS).glob(f"{TEMPORARY}*")):
-            leftover.unlink()
-        yield
+    try:
+        with locked(work):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()
+
+
+def _go_on(work: Path, choices: Mapping[str, Any]) -> None:
+    """Note the choices of a run that begins; `DataError` if one was begun with others. Clear what it left half done."""
+    settings = work / SETTINGS
+    choices = json.loads(json.dumps(choices))
+    if not settings.exists():
+        write_json(settings, choices)
+    begun = read_json(settings)
+    if begun != choices:
+        other = next(name for name in choices if not isinstance(begun, dict) or begun.get(name) != choices[name])
+        raise DataError(
+            f"{work}: a run was begun here with another {other} ({json.dumps(begun)[:300]}); go on with those choices, "
+            "or delete this folder"
+        )
+    for leftover in (*work.glob("*.log"), *(work / CLIPS).glob(f"{TEMPORARY}*")):
+        leftover.unlink()
 
 
 def _existing(out: Path, settings: Settings, identity: Mapping[str, Any], allow_mixed: bool) -> Store | None:
