@@ -108,6 +108,17 @@ class CMLPeConfig:
 
 
 @dataclass(frozen=True)
+class SequentialConfig(CMLPeConfig):
+    """The sequential generator: CMLPe, of whose M frames out only the first `step` are kept; they then become context,
+    so that a clip can have any length."""
+
+    step: int = 4
+    """New frames at a time, at most `context`."""
+    rollout: int = 4
+    """Times in a row that training continues from what was predicted; step x rollout at most `context`."""
+
+
+@dataclass(frozen=True)
 class TransformerSLConfig:
     """Transformer-SL, DESIGN 4.3."""
 
@@ -140,7 +151,7 @@ class MambaSLConfig:
     head: int = 1024
 
 
-ModelConfig = CMLPeConfig | TransformerSLConfig | MambaSLConfig
+ModelConfig = CMLPeConfig | SequentialConfig | TransformerSLConfig | MambaSLConfig
 
 
 @dataclass(frozen=True)
@@ -153,6 +164,13 @@ class GeneratorRecipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Of the generators' training windows, and of the source clips that they generate from."""
     statistics: Literal["train", "authors"] = "train"
+    method: Literal["twins", "sequential"] = "twins"
+    """twins: one half of a clip at once from the other half (the paper); sequential: a few frames at a time from the
+    ones before, in both directions."""
+    step: int = 4
+    """sequential: new frames at a time."""
+    rollout: int = 4
+    """sequential: times in a row that training continues from what was predicted."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from handcraft.data.preprocess import signature
 from handcraft.data.store import require_disjoint
 from handcraft.errors import CheckpointError
 
-GENERATORS = ("cmlpe",)
+GENERATORS = ("cmlpe", "sequential")
 
 
 def as_checkpoint(checkpoint: Checkpoint | Path | str) -> Checkpoint:

@@ -6,6 +6,7 @@ by Philox stream 2; its noise comes from streams 0 and 1, the variation of its s
 made for, a store on disk (`handcraft.generate`) or the next training batch (`handcraft.online`), changes nothing.
 """
 
+import copy
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from handcraft.checkpoint import Checkpoint
-from handcraft.config import AugmentConfig
+from handcraft.config import AugmentConfig, SequentialConfig
 from handcraft.data.augment import augment as vary_windows
 from handcraft.data.augment import sub_windows
 from handcraft.data.clips import Clips
@@ -21,8 +22,9 @@ from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.split import validation_split
 from handcraft.data.window import windows
 from handcraft.errors import ConfigError, DataError
-from handcraft.kernels import cmlpe_generate, philox
+from handcraft.kernels import CMLPeParams, cmlpe_generate, philox
 from handcraft.match import require_data, require_twins
+from handcraft.models.sequential import roll_both
 from handcraft.partition import VALIDATION_SHARE
 
 _READY_BYTES = 512 << 20  # windows of all sources are kept where they take no more: 18,000 of 32 x 60 x 3 numbers
@@ -47,7 +49,8 @@ class Synthesizer:
     """Twin generators with their source clips: makes any clip of a seed, on the device where the clips lie.
 
     Of a window of the source the forward generator continues the first half and the reversed one continues the second
-    half backwards: both halves of a clip are generated. The bytes of clip i do not depend on what is made beside it.
+    half backwards: both halves of a clip are generated. With sequential generators see `models.sequential.roll_both`.
+    The bytes of clip i do not depend on what is made beside it.
 
     vary: read each source as the generators' training did, with their augmentation (rotated, scaled, a sub-window, a
     random crop of a longer clip); False: the whole clip, or the centred crop, as it is.
@@ -82,7 +85,8 @@ class Synthesizer:
         device = clips.start.device
         statistics = forward.statistics.to(device)
         self._mean, self._std = statistics.mean.flatten(), statistics.std.flatten()
-        self._twins = [_params(checkpoint, device) for checkpoint in (forward, reversed)]
+        self._twins = [copy.deepcopy(checkpoint.model).to(device).eval() for checkpoint in (forward, reversed)]
+        self._params = [CMLPeParams(*(value.detach() for value in model.params())) for model in self._twins]
         self._ready = self._prepare()
         self._absent = None if self._ready is None else _isnan(self._ready)
 
@@ -103,8 +107,19 @@ class Synthesizer:
         label, row = sources(self.clips, clip_id, self.seed)
         context, place = self._context(row, clip_id)
         made = torch.empty(len(row), *context.shape[1:], dtype=torch.float16, device=context.device)
+        self._generate(context, place, label, clip_id, made.flatten(2))
+        if self.missing == "source":
+            _fill(made, _isnan(context) if self._ready is None else self._absent[row])
+        return Synthetic(made, self._length(row), label, row)
+
+    def _generate(self, context: Tensor, place: Tensor, label: Tensor, clip_id: Tensor, out: Tensor) -> None:
+        """Clips (B,W,D) into `out` from the windows context[place] (B,W,J,C), of signs label (B,)."""
+        if isinstance(self.forward.config, SequentialConfig):
+            window = (context[place].flatten(2) - self._mean).div_(self._std).nan_to_num_(0.0)
+            out.copy_(roll_both(self._twins, window, label, clip_id, self.seed) * self._std + self._mean)
+            return
         cmlpe_generate(
-            *self._twins,
+            *self._params,
             context.flatten(2),
             place,
             label,
@@ -113,11 +128,8 @@ class Synthesizer:
             noise=self.noise,
             mean=self._mean,
             std=self._std,
-            out=made.flatten(2),
+            out=out,
         )
-        if self.missing == "source":
-            _fill(made, _isnan(context) if self._ready is None else self._absent[row])
-        return Synthetic(made, self._length(row), label, row)
 
     def _context(self, row: Tensor, clip_id: Tensor) -> tuple[Tensor, Tensor]:
         """Windows (n,W,J,C) float32, NaN = missing, and which of them clip i of the batch continues, (B,)."""
@@ -200,8 +212,3 @@ def _fill(made: Tensor, absent: Tensor) -> None:
         np.copyto(made.numpy(), np.float16(np.nan), where=absent.numpy())
     else:
         made.masked_fill_(absent, torch.nan)
-
-
-def _params(checkpoint: Checkpoint, device: torch.device):
-    params = checkpoint.model.params()
-    return type(params)(*(value.detach().to(device) for value in params))

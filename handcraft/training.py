@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from handcraft.checkpoint import load
+from handcraft.clip_task import planned_steps
 from handcraft.config import GeneratorRecipe, MambaRecipe, Recipe, TransformerRecipe
-from handcraft.data.clips import Clips, load_clips
+from handcraft.data.clips import Clips
+from handcraft.data.residence import Residence, open_clips
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.data.store import Store
 from handcraft.engine import Trained, train
@@ -20,7 +22,7 @@ from handcraft.match import require_data, require_unseen
 from handcraft.online import OnlineTask
 from handcraft.partition import Partition
 from handcraft.synthesis import Synthesizer, seen_by
-from handcraft.tasks import ClassifierTask, GeneratorTask, planned_steps
+from handcraft.tasks import ClassifierTask, GeneratorTask
 from handcraft.tracking import Track
 
 TWINS = ("forward", "reversed")
@@ -29,10 +31,12 @@ CLASSIFIERS = ("transformer", "mamba")
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Clips in memory and what each is used for."""
+    """Clips and what each is used for."""
 
     clips: Clips
     part: Partition
+    residence: Residence = "auto"
+    """Where clips are kept, those of synthetic stores too: see `handcraft.data.residence`."""
 
     def statistics(self, recipe: GeneratorRecipe | TransformerRecipe | MambaRecipe) -> Statistics:
         """Those of the training clips (validation clips left out), or the authors' constants where the recipe says."""
@@ -106,7 +110,7 @@ def pretrain_classifier(
         )
     if data.clips.preprocess is None:
         raise DataError("synthetic pretraining needs clips that were loaded from a store")
-    made = load_clips(synthetic, data.clips.preprocess)
+    made = open_clips(synthetic, data.clips.preprocess, data.residence)
     source = synthetic.manifest.source
     task = ClassifierTask(
         made,

@@ -1,15 +1,17 @@
-"""The generator and the two classifiers, each built from its config in `handcraft.config`."""
+"""The generators and the two classifiers, each built from its config in `handcraft.config`."""
 
 from torch import nn
 
-from handcraft.config import CMLPeConfig, MambaSLConfig, ModelConfig, TransformerSLConfig
+from handcraft.config import CMLPeConfig, MambaSLConfig, ModelConfig, SequentialConfig, TransformerSLConfig
 from handcraft.errors import ConfigError
 from handcraft.models.cmlpe import CMLPe
 from handcraft.models.mamba_sl import MambaSL
+from handcraft.models.sequential import Sequential
 from handcraft.models.transformer_sl import TransformerSL
 
 MODELS: dict[str, tuple[type, type[nn.Module]]] = {
     "cmlpe": (CMLPeConfig, CMLPe),
+    "sequential": (SequentialConfig, Sequential),
     "transformer_sl": (TransformerSLConfig, TransformerSL),
     "mamba_sl": (MambaSLConfig, MambaSL),
 }
@@ -27,8 +29,8 @@ def kind_of(config: ModelConfig) -> str:
 def build(config: ModelConfig) -> nn.Module:
     """The freshly initialised model (torch's global random state). `classes` and `dim` must be filled in.
 
-    Classifiers map (x (B,T,D), lengths (B,) or None) to logits (B,classes); the generator maps (x (B,M,D), label
-    (B,), noise (B,K,E) or None) to (B,M,D).
+    Classifiers map (x (B,T,D), lengths (B,) or None) to logits (B,classes); generators map (x (B,M,D), label (B,),
+    noise (B,K,E) or None) to the next M frames (B,M,D), the sequential one in several steps.
     """
     for name in ("classes", "dim"):
         if getattr(config, name) < 1:
@@ -38,4 +40,4 @@ def build(config: ModelConfig) -> nn.Module:
     return MODELS[kind_of(config)][1](config)
 
 
-__all__ = ["MODELS", "CMLPe", "MambaSL", "ModelConfig", "TransformerSL", "build", "kind_of"]
+__all__ = ["MODELS", "CMLPe", "MambaSL", "ModelConfig", "Sequential", "TransformerSL", "build", "kind_of"]

@@ -95,7 +95,7 @@ def test_rows_are_brought_to_the_device():
 @pytest.mark.parametrize("ready", [True, False])
 def test_batches_are_the_same_wherever_the_clips_are(centred, kind, mode, ready, monkeypatch):
     if not ready:
-        monkeypatch.setattr("handcraft.tasks.free_memory", lambda device: 0)
+        monkeypatch.setattr("handcraft.clip_task.free_memory", lambda device: 0)
     recipe = replace(RECIPES[kind], window=WindowConfig(frames=16, mode=mode))
     known = {way: open_clips(centred, PREPROCESS, way) for way in ("auto", "memory", "mapped")}
     assert isinstance(known["auto"].frames, torch.Tensor)

@@ -10,6 +10,7 @@ from small_clips import LANDMARKS, RECIPES, small_clips, small_recipe, small_tas
 from torch.nn import functional as F
 
 from handcraft.checkpoint import load
+from handcraft.clip_task import planned_steps
 from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig
 from handcraft.data.batches import evaluation_batches, training_batch
 from handcraft.data.manifest import hex_digests, split_hash
@@ -17,7 +18,6 @@ from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.engine import train
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.losses import motion_loss
-from handcraft.tasks import planned_steps
 from handcraft.tracking import LOG
 
 CLASSIFIERS = ["transformer_sl", "mamba_sl"]
@@ -102,7 +102,7 @@ def test_windows_are_laid_out_ready_only_where_nothing_is_turned_scaled_or_resam
     assert not ready("wrap", rotation=5.0)
     assert not ready(scale=0.1)
     assert not ready(subwindow=0.9)
-    monkeypatch.setattr("handcraft.tasks.free_memory", lambda device: 1 << 18)
+    monkeypatch.setattr("handcraft.clip_task.free_memory", lambda device: 1 << 18)
     assert not ready(), "it would take too much of the memory"
 
 
@@ -168,7 +168,7 @@ def test_classifier_loss_written_out():
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 def test_classifier_validation_scores_every_clip_unaugmented(kind, monkeypatch):
-    monkeypatch.setattr("handcraft.tasks._EVALUATION_BATCH", 4)  # 6 clips: the last batch is short
+    monkeypatch.setattr("handcraft.clip_task._EVALUATION_BATCH", 4)  # 6 clips: the last batch is short
     task = shake(small_task(kind, augment=True))
     batch = next(evaluation_batches(task.valid_clips, task.window, task.statistics, 100))
     logits = task.model(batch.x)
