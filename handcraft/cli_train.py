@@ -28,6 +28,9 @@ class TrainGenerator:
     """Draw that many training clips of each class, by seed."""
     resume: bool = False
     """Continue a stopped run; the result is that of an uninterrupted one."""
+    residence: Literal["auto", "memory", "mapped"] = "auto"
+    """Where clips are kept: on the device that trains, else in the host's memory, else read from files batch by batch,
+    whichever has room first; or at best in memory, or in files. The result is the same."""
     track: Literal["tensorboard"] | None = None
     """Beside the JSON lines, write what `tensorboard --logdir OUT` shows."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -41,7 +44,7 @@ def train_generator(options: TrainGenerator) -> int:
 
     common = {"seed": options.seed, "resume": options.resume, "track": options.track}
     with joined():
-        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
+        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class, options.residence)
         for twin in TWINS if options.twin == "both" else (options.twin,):
             trained = train(data, options.recipe, options.out / twin, reverse=twin == "reversed", **common)
             _print_trained(twin, trained)
@@ -69,6 +72,9 @@ class TrainClassifier:
     """Draw that many training clips of each class, by seed."""
     resume: bool = False
     """Continue a stopped run; the result is that of an uninterrupted one."""
+    residence: Literal["auto", "memory", "mapped"] = "auto"
+    """Where clips are kept: on the device that trains, else in the host's memory, else read from files batch by batch,
+    whichever has room first; or at best in memory, or in files. The result is the same."""
     track: Literal["tensorboard"] | None = None
     """Beside the JSON lines, write what `tensorboard --logdir OUT` shows."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -86,7 +92,7 @@ def train_classifier(options: TrainClassifier) -> int:
     part = classifier_recipe(options.recipe, options.model)
     start, common = None, {"seed": options.seed, "resume": options.resume, "track": options.track}
     with joined():
-        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class)
+        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class, options.residence)
         if options.synthetic is not None:
             share = options.recipe.pretrain if options.pretrain is None else options.pretrain
             place = options.out / "pretraining"

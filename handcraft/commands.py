@@ -6,6 +6,7 @@ from handcraft.checkpoint import Checkpoint, load
 from handcraft.config import Recipe
 from handcraft.data.clips import Clips, load_clips
 from handcraft.data.preprocess import from_signature
+from handcraft.data.residence import Residence, open_clips
 from handcraft.data.store import Store
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
@@ -28,15 +29,18 @@ def without_lists(value: dict) -> dict:
     }
 
 
-def training_data(store: Path, recipe: Recipe, seed: int, clips_per_class: int | None) -> Data:
+def training_data(
+    store: Path, recipe: Recipe, seed: int, clips_per_class: int | None, residence: Residence = "auto"
+) -> Data:
     """The clips of a store and their uses for a training command, all checked first."""
     check_recipe(recipe)
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed is {seed}; expected 0 to 2^63 - 1")
     opened = Store(store)
     opened.verify()
-    clips = load_clips(opened, recipe.preprocess)
-    return Data(clips, partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class))
+    clips = open_clips(opened, recipe.preprocess, residence)
+    part = partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
+    return Data(clips, part, residence)
 
 
 def evaluation(model: Path, store: Path, split: str, test_share: float, confusion: Path | None) -> dict:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from handcraft.checkpoint import load
 from handcraft.config import Recipe
-from handcraft.data.clips import load_clips
+from handcraft.data.residence import open_clips
 from handcraft.data.store import Store, split_hash
 from handcraft.distributed import is_first, on_first
 from handcraft.errors import ConfigError, DataError
@@ -103,7 +103,7 @@ def run(
     }
     on_first(lambda: _require_own(out, settings))
     on_first(store.verify)
-    clips = load_clips(store, recipe.preprocess)
+    clips = open_clips(store, recipe.preprocess)
     parts = [
         partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
         for seed in range(seeds)

@@ -91,6 +91,20 @@ def test_classifier_starts_from_the_pretrained_weights(place):
     assert (last.initial, last.augment.rotation, first.augment.rotation) == (first.sha256, 10.0, 0.0)
 
 
+def test_pretraining_on_clips_of_generators_and_frames_from_files(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANDCRAFT_CLIP_CACHE", str(tmp_path / "cache"))
+    words = ("train", "classifier", place.recipe, "--data", place.toy, "--synthetic", f"online:{place.generator}")
+    for residence in ("auto", "mapped"):
+        assert run_cli(*words, "--out", tmp_path / residence, "--residence", residence) == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    twins = tuple(load(place.generator / name).sha256 for name in ("forward", "reversed"))
+    for name in ("pretraining", "classifier"):
+        near, far = (load(tmp_path / residence / name, "last") for residence in ("auto", "mapped"))
+        assert near.generators == far.generators == twins
+        assert near.sha256 == far.sha256
+    assert run_cli(*words, "--out", tmp_path / "auto", "--resume") == 0
+
+
 def test_train_takes_overrides_one_twin_and_a_draw(place, tmp_path, capfd):
     words = ("train", "generator", place.recipe, "--data", place.toy, "--out", tmp_path, "--twin", "reversed")
     override = ("--recipe.generator.train.steps", 2, "--seed", 3, "--clips-per-class", 2)
