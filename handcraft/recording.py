@@ -90,21 +90,20 @@ class Source:
 def sources(path: Path | str) -> list[Source]:
     """The sources that a path means: a file or a folder of images itself, all those in another folder.
 
-    In a folder: videos and `.pose` files, by the numbers in their names, then those of its folders, which are signs
-    (FOLDER/SIGN/FILE). Hidden names are passed over. `DataError`: no such path, a folder that cannot be read or holds
-    none. A folder of a sign that cannot be read is a source of its own, to fail by itself.
+    In a folder: videos and `.pose` files, by the numbers in their names, then its folders of images, and what lies in
+    its other folders, which are signs (FOLDER/SIGN/FILE, FOLDER/SIGN/CLIP/0001.jpg). Hidden names are passed over.
+    `DataError`: no such path, a folder that cannot be read or holds none. A folder of a sign that cannot be read is a
+    source of its own, to fail by itself.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such store, video or .pose file")
-    if not path.is_dir():
+    if not path.is_dir() or entries(path, IMAGE_SUFFIXES):
         return [Source(path)]
     found = [Source(file) for file in entries(path, CLIPS)]
-    if not found and entries(path, IMAGE_SUFFIXES):
-        return [Source(path)]
     for folder in entries(path, ""):
         try:
-            found += [Source(file, folder.name) for file in entries(folder, CLIPS)]
+            found += _in_folder(folder)
         except DataError:
             found.append(Source(folder, folder.name))
     if not found:
@@ -128,6 +127,14 @@ def read(source: Source, settings: Settings = DETECTOR) -> Recording:
     found = extract_clip(ClipSource(source.path, id=str(source.path), label=source.label or ""), settings)
     aspect = found.width / found.height
     return Recording(found.landmarks, settings.layout.name, str(source.path), source.label, found.fps, aspect)
+
+
+def _in_folder(folder: Path) -> list[Source]:
+    """The clips of a sign, or the one whose images these are."""
+    if entries(folder, IMAGE_SUFFIXES):
+        return [Source(folder)]
+    images = [inside for inside in entries(folder, "") if entries(inside, IMAGE_SUFFIXES)]
+    return [Source(clip, folder.name) for clip in (*entries(folder, CLIPS), *images)]
 
 
 def is_store(path: Path | str) -> bool:

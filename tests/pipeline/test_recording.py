@@ -27,9 +27,17 @@ def test_a_folder_means_its_files_and_those_of_its_signs(tmp_path):
 
 
 def test_a_folder_of_images_is_one_clip(tmp_path):
-    for number in (1, 2):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
-    assert sources(tmp_path) == [Source(tmp_path)]
+    for name in ("clip/1.png", "clip/2.png", "no/one/1.png", "yes/two/1.jpg", "yes/three.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save((tmp_path / name).with_suffix(".png"))
+        (tmp_path / name).with_suffix(".png").rename(tmp_path / name)
+    assert sources(tmp_path / "clip") == [Source(tmp_path / "clip")]
+    assert sources(tmp_path) == [
+        Source(tmp_path / "clip"),
+        Source(tmp_path / "no" / "one", "no"),
+        Source(tmp_path / "yes" / "three.mp4", "yes"),
+        Source(tmp_path / "yes" / "two", "yes"),
+    ]
 
 
 def test_paths_that_mean_nothing_are_named(tmp_path):
