@@ -40,9 +40,10 @@ def draw_turns(config: AugmentConfig, seed: int, sample_id: Tensor) -> Tensor | 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
     """Apply what `draw_turns` gave. x (B,W,J,C), turns (B,3) -> a new (B,W,J,C)."""
     cos, sin, factor = turns.to(x.dtype)[:, :, None, None].unbind(1)  # (B,1,1) each
-    turned = x * factor[..., None]
-    turned[..., 0] = cos * x[..., 0] - sin * x[..., 1]
-    turned[..., 1] = sin * x[..., 0] + cos * x[..., 1]
+    turned, (across, down) = torch.empty_like(x), (x[..., 0], x[..., 1])
+    torch.mul(across, cos, out=turned[..., 0]).addcmul_(down, sin, value=-1)
+    torch.mul(down, cos, out=turned[..., 1]).addcmul_(across, sin)
+    torch.mul(x[..., 2:], factor[..., None], out=turned[..., 2:])
     return turned
 
 
