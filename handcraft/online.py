@@ -43,6 +43,9 @@ class OnlineTask(ClassifierTask):
             generators=(synthesizer.forward.sha256, synthesizer.reversed.sha256),
         )
         self.synthesizer = synthesizer.to(self.clips.start.device)
+        made, self._reading = synthesizer.window, self.window
+        if made == self.window and made.mode == "resample":  # then a clip is its own window, and wrap only copies it
+            self._reading = replace(self.window, mode="wrap")
 
     def batch(self, step: int, share: Share = WHOLE) -> Batch:
         """Training batch `step`, a function of (generators, sources, seed, step), or a share of its samples.
@@ -55,7 +58,7 @@ class OnlineTask(ClassifierTask):
         place = torch.arange(size, device=sample_id.device)
         clips = Motion(made.landmarks.flatten(0, 1), place * width, made.length)
         begin, span = sub_windows(made.length, self.augment, self.window, self.seed, sample_id)
-        batch = assemble(clips, place, made.label, sample_id, self.window, self.statistics, begin, span)
+        batch = assemble(clips, place, made.label, sample_id, self._reading, self.statistics, begin, span)
         return replace(batch, index=made.row)
 
     def fingerprint(self) -> dict[str, Any]:

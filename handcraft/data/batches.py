@@ -130,14 +130,15 @@ def assemble(
     size = max(1, len(index))
     if index.device.type == "cpu":
         size = max(1, _PIECE_BYTES // (4 * window.frames * math.prod(clips.frames.shape[1:])))
-    pieces = []
+    points = clips.frames.shape[1:]
+    shape, like = (len(index), window.frames), {"device": index.device}
+    x = torch.empty(*shape, *points, **like)
+    present = torch.empty(*shape, points[0], dtype=torch.bool, **like)
+    valid = torch.empty(shape, dtype=torch.bool, **like)
     for at in range(0, len(index), size):
         here = slice(at, at + size)
         stretch = [None if tensor is None else tensor[here] for tensor in (begin, span)]
-        x, valid = windows(clips, index[here], window, *stretch)
-        present = ~x[..., 0].isnan()
-        if turns is not None:
-            x = turn(x, turns[here])
-        pieces.append((statistics.standardise(x).flatten(2), present, valid))
-    x, present, valid = (torch.cat(tensors) for tensors in zip(*pieces, strict=True))
-    return Batch(x, present, valid, label, index, sample_id)
+        piece, valid[here] = windows(clips, index[here], window, *stretch)
+        torch.logical_not(piece[..., 0].isnan(), out=present[here])
+        statistics.standardise(piece if turns is None else turn(piece, turns[here]), out=x[here])
+    return Batch(x.flatten(2), present, valid, label, index, sample_id)

@@ -31,9 +31,9 @@ class Statistics:
     mean: Tensor
     std: Tensor
 
-    def standardise(self, x: Tensor) -> Tensor:
-        """(x - mean) / std with missing values (NaN) as 0. x (...,J,C) -> a new tensor of that shape."""
-        return torch.sub(x, self.mean).div_(self.std).nan_to_num_(0.0)
+    def standardise(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """(x - mean) / std with missing values (NaN) as 0. x (...,J,C) -> `out`, or a new tensor of that shape."""
+        return torch.sub(x, self.mean, out=out).div_(self.std).nan_to_num_(0.0)
 
     def unstandardise(self, x: Tensor) -> Tensor:
         """x * std + mean, the inverse where nothing was missing. x (...,J,C) -> a new tensor of that shape."""
