@@ -23,6 +23,11 @@ class TrainGenerator:
     out: Folder
     """Folder for logs and checkpoints."""
     twin: Literal["both", "forward", "reversed"] = "both"
+    """Which of the two to train."""
+    unlabelled: bool = False
+    """Train on all clips of the store without their labels, for --init-from of a generator of other signs."""
+    init_from: Annotated[Path, arg(metavar="DIR")] | None = None
+    """Generators to start from (a folder with forward/ and reversed/); their signs may be others."""
     seed: int = 0
     clips_per_class: int | None = None
     """Draw that many training clips of each class, by seed."""
@@ -39,14 +44,18 @@ class TrainGenerator:
 def train_generator(options: TrainGenerator) -> int:
     from handcraft.commands import training_data
     from handcraft.distributed import joined
-    from handcraft.training import TWINS
+    from handcraft.training import TWINS, without_labels
     from handcraft.training import train_generator as train
 
     common = {"seed": options.seed, "resume": options.resume, "track": options.track}
     with joined():
         data = training_data(options.data, options.recipe, options.seed, options.clips_per_class, options.residence)
+        if options.unlabelled:
+            data = without_labels(data.clips, options.seed)
         for twin in TWINS if options.twin == "both" else (options.twin,):
-            trained = train(data, options.recipe, options.out / twin, reverse=twin == "reversed", **common)
+            start = None if options.init_from is None else options.init_from / twin
+            place = options.out / twin
+            trained = train(data, options.recipe, place, reverse=twin == "reversed", init_from=start, **common)
             _print_trained(twin, trained)
     return 0
 

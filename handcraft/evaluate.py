@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from handcraft.checkpoint import Checkpoint
+from handcraft.config import SequentialConfig
 from handcraft.data.batches import Batch, evaluation_batches
 from handcraft.data.clips import Clips
 from handcraft.data.store import Store
@@ -27,6 +29,7 @@ from handcraft.metrics.motion import (
     splice_jump,
 )
 from handcraft.models.cmlpe import twin_view
+from handcraft.models.sequential import roll_both
 from handcraft.predict import classify, load_for
 
 UNITS = {"shoulder": "shoulder widths", "paper": "picture sizes"}
@@ -80,11 +83,12 @@ def evaluate_generator(
     """How well both twins continue held-out clips, without noise, beside the two predictors that learn nothing.
 
     Returns plain values, ready for JSON: `mpjpe` and `frame_error` over both twins' frames; under `forward` and
-    `reversed` the same for each, with the mpjpe `per_landmark` in the layout's order; under `baselines` the same
-    figures of each baseline on the same points, and for each twin the `margin` of the generator over it (share of
-    landmarks on which the generator is nearer, median and worst ratio of the errors); `splice_jump` of clips generated
-    from these windows with `seed` and the training noise, beside that of the `real` windows; `clips`, `split`,
-    `signatures`. A figure is None where nothing could be compared. Raises as `evaluate_classifier` does.
+    `reversed` the same for each, with the mpjpe `per_landmark` in the layout's order and `per_frame` ahead; under
+    `baselines` the same figures of each baseline on the same points, and for each twin the `margin` of the generator
+    over it (share of landmarks on which the generator is nearer, median and worst ratio of the errors); `splice_jump`
+    of clips generated from these windows with `seed` and the training noise, beside that of the `real` windows;
+    `clips`, `split`, `signatures`. A figure is None where nothing could be compared. Raises as `evaluate_classifier`
+    does.
     """
     forward, reversed = as_checkpoint(forward), as_checkpoint(reversed)
     require_twins(forward, reversed)
@@ -107,13 +111,21 @@ class _Scores:
 
     def __init__(self, clips: Clips) -> None:
         self.points, self.frames = PointError.empty(clips.frames.shape[1]), FrameError()
+        self.steps: PointError | None = None  # a sum for each frame ahead
 
     def figures(self) -> dict:
         return {
             "mpjpe": self.points.value,
             "frame_error": self.frames.value,
             "per_landmark": self.points.per_landmark,
+            "per_frame": self.steps.per_landmark if self.steps else [],
         }
+
+    def update(self, predicted: Tensor, target: Tensor, mask: Tensor) -> None:
+        """Add centred `predicted`, `target (B,T,J,C)` where `mask (B,T,J)`."""
+        self.points.update(predicted, target, mask)
+        self.steps = self.steps or PointError.empty(target.shape[1])
+        self.steps.update(predicted.transpose(1, 2), target.transpose(1, 2), mask.transpose(1, 2))
 
 
 def _score_twin(checkpoint: Checkpoint, part: Batch, scores: dict[str, _Scores]) -> None:
@@ -130,7 +142,7 @@ def _score_twin(checkpoint: Checkpoint, part: Batch, scores: dict[str, _Scores])
         predicted[name] = baseline(context.unflatten(-1, shape), frames)
     for name, standardised in predicted.items():
         scores[name].frames.update(standardised, target, mask)
-        scores[name].points.update(statistics.unstandardise(standardised), statistics.unstandardise(target), mask)
+        scores[name].update(statistics.unstandardise(standardised), statistics.unstandardise(target), mask)
 
 
 def _score_splice(
@@ -138,16 +150,19 @@ def _score_splice(
 ) -> None:
     """Generate from the windows of one batch and add the displacement at the splice, beside that of the windows."""
     statistics = forward.statistics
-    made = cmlpe_generate(
-        forward.model.params(),
-        reversed.model.params(),
-        part.x,
-        torch.arange(len(part)),
-        part.label,
-        part.sample_id,
-        seed=seed,
-        noise=forward.config.noise,
-    )
+    if isinstance(forward.config, SequentialConfig):
+        made = roll_both((forward.model, reversed.model), part.x, part.label, part.sample_id, seed)
+    else:
+        made = cmlpe_generate(
+            forward.model.params(),
+            reversed.model.params(),
+            part.x,
+            torch.arange(len(part)),
+            part.label,
+            part.sample_id,
+            seed=seed,
+            noise=forward.config.noise,
+        )
     seen = part.present & part.valid[..., None]
     for name, x in (("generated", made), ("real", part.x)):
         x = statistics.unstandardise(x.unflatten(-1, tuple(statistics.mean.shape)))

@@ -86,3 +86,9 @@ def partition(
     train_index, valid_index = validation_split(chosen, labels, VALIDATION_SHARE, seed)
     held_out = set(clips.group[test].tolist()) - set(clips.group[train].tolist()) - {""}
     return Partition(train_index, valid_index, np.flatnonzero(test), how, tuple(sorted(held_out)))
+
+
+def whole(clips: Clips, *, seed: int) -> Partition:
+    """All clips train, but for a stratified tenth that validates; none is left to test with."""
+    train, valid = validation_split(np.arange(len(clips)), clips.label.numpy(), VALIDATION_SHARE, seed)
+    return Partition(train, valid, np.empty(0, np.int64), "all clips", ())

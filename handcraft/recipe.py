@@ -146,6 +146,17 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
         (recipe.synthetic_per_class >= 1, "synthetic_per_class", recipe.synthetic_per_class, "at least 1"),
         (generator.model.noise >= 0, "generator.model.noise", generator.model.noise, "0 or more"),
     ]
+    if generator.method == "sequential":
+        together, context = generator.rollout * generator.step, generator.model.context
+        rules += [
+            (generator.step >= 1, "generator.step", generator.step, "at least 1"),
+            (
+                1 <= together <= context,
+                "generator.rollout",
+                generator.rollout,
+                f"at least 1, and times generator.step ({generator.step}) at most generator.model.context ({context})",
+            ),
+        ]
     for name, part in classifiers.items():
         rules.append((0 < part.finetune <= 1, f"{name}.finetune", part.finetune, "a share in (0, 1]"))
     dropout = recipe.transformer.model.dropout

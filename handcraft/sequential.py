@@ -85,16 +85,16 @@ class SequentialTask(GeneratorTask):
         word = philox.words(self.seed, batch.sample_id, philox.STREAM_AUGMENT, 1, 1)[:, 0, 0]
         begin = philox.integers(word, torch.full_like(batch.label, frames - config.context + 1))
         length = config.context + config.step * config.rollout
-        place = begin[:, None] + torch.arange(length, device=x.device)  # (B,M+R*x)
+        place = begin[:, None] + torch.arange(length + 1, device=x.device)  # (B,M+R*x+1), one more to see the end
         inside = place < frames
         place = place.clamp(max=frames - 1)
-        x = x.gather(1, place[..., None].expand(-1, -1, x.shape[2]))
-        present = present.gather(1, place[..., None].expand(-1, -1, present.shape[2]))
+        x = x.gather(1, place[:, :-1, None].expand(-1, -1, x.shape[2]))
+        present = present.gather(1, place[:, :-1, None].expand(-1, -1, present.shape[2]))
         valid = valid.gather(1, place) & inside
         context, target = x[:, : config.context], x[:, config.context :]
-        later = valid[:, config.context :].unflatten(1, (config.rollout, config.step))
-        after = F.pad(valid, (0, 1))[:, config.context + 1 :].unflatten(1, (config.rollout, config.step))
-        ended = ~(later & after).all(2)  # the last of the clip's frames is among the step's, or lies before
+        goes_on = (valid[:, config.context : -1] & valid[:, config.context + 1 :]).unflatten(1, (config.rollout, -1))
+        ended = ~goes_on.all(2)  # the clip's last frame is among the step's, or lies before
+        valid = valid[:, :-1]
         return context, target, present[:, config.context :], valid[:, config.context :], ended.float()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from handcraft.checkpoint import load
 from handcraft.clip_task import planned_steps
@@ -20,12 +21,14 @@ from handcraft.engine import Trained, train
 from handcraft.errors import ConfigError, DataError
 from handcraft.match import require_data, require_unseen
 from handcraft.online import OnlineTask
-from handcraft.partition import Partition
+from handcraft.partition import Partition, whole
+from handcraft.sequential import SequentialTask
 from handcraft.synthesis import Synthesizer, seen_by
 from handcraft.tasks import ClassifierTask, GeneratorTask
 from handcraft.tracking import Track
 
 TWINS = ("forward", "reversed")
+UNLABELLED = "unlabelled"
 CLASSIFIERS = ("transformer", "mamba")
 
 
@@ -53,12 +56,21 @@ def train_generator(
     reverse: bool,
     seed: int,
     resume: bool = True,
+    init_from: Path | None = None,
     progress: bool | None = None,
     track: Track | None = None,
 ) -> Trained:
-    """Train one of the twin generators on the training clips."""
+    """Train one of the twin generators, or of the pair of sequential ones, on the training clips.
+
+    init_from: a run or checkpoint of the same generator to start from, whose classes may be others: one that was
+    trained without labels, or on another language (`without_labels`). It is refused where it has seen a test clip.
+    """
     part = recipe.generator
-    task = GeneratorTask(
+    initial = None if init_from is None else load(init_from)
+    if initial is not None:
+        require_unseen(initial.seen_clips, data.clips.subset(data.part.test), str(init_from))
+    kind = SequentialTask if part.method == "sequential" else GeneratorTask
+    task = kind(
         data.clips,
         part,
         reverse=reverse,
@@ -66,8 +78,15 @@ def train_generator(
         valid=data.part.valid,
         seed=seed,
         statistics=data.statistics(part),
+        init_from=initial,
     )
     return train(task, out, resume=resume, progress=progress, track=track)
+
+
+def without_labels(clips: Clips, seed: int) -> Data:
+    """All clips as one class, "unlabelled", for a generator that others are to start from; a tenth validates."""
+    clips = replace(clips, label=torch.zeros_like(clips.label), classes=(UNLABELLED,))
+    return Data(clips, whole(clips, seed=seed))
 
 
 def classifier_recipe(recipe: Recipe, model: str) -> TransformerRecipe | MambaRecipe:
