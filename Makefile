@@ -1,8 +1,9 @@
-# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, fuzz; clean. Each creates
-# .venv on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
+# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-extract, fuzz; clean.
+# Each creates .venv or .venv-extract on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+EXTRACT_VENV ?= .venv-extract
 DEMO := runs/demo
 TOY := runs/toy
 MUTATIONS ?= 20000
@@ -10,7 +11,7 @@ MUTATIONS ?= 20000
 ONE_THREAD := OMP_NUM_THREADS=1
 NATIVE := $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/selective_scan/*.h)
 
-.PHONY: demo test test-interpret test-aot test-native fuzz lint format docs bench clean help
+.PHONY: demo test test-interpret test-aot test-native extract-env test-extract fuzz lint format docs bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -47,6 +48,20 @@ test-aot: $(VENV)/.gpu
 test-native: $(VENV)/.installed
 	HANDCRAFT_SANITIZERS=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/ops/test_sanitizers.py
 
+# A second environment, for `handcraft extract`: MediaPipe needs an older numpy than the rest.
+extract-env: $(EXTRACT_VENV)/.installed
+	@echo "$(EXTRACT_VENV)/bin/handcraft extract VIDEOS OUT"
+
+$(EXTRACT_VENV)/.installed: setup.py pyproject.toml constraints/extract.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 12) else f"MediaPipe 0.10.21 needs Python 3.11 or 3.12, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(EXTRACT_VENV)
+	$(EXTRACT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/extract.txt -e '.[extract]' pytest
+	@touch $@
+
+# The real detector, on the real videos of ../shared/data/videos where they are, and on generated ones.
+test-extract: $(EXTRACT_VENV)/.installed
+	$(EXTRACT_VENV)/bin/python -m pytest tests/extract
+
 fuzz: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run --mutations $(MUTATIONS)
 
@@ -67,6 +82,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/report.py benchmarks/results/latest.json
 
 clean:
-	rm -rf $(VENV) $(TOY) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(EXTRACT_VENV) $(TOY) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -rf docs/_build docs/_generated kernels/_cpu*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ from handcraft.data.lsfb_shards import import_shards
 from handcraft.data.mp_data import import_mp_data
 from handcraft.data.store import Store, StoreWriter
 from handcraft.data.untrusted import csv_rows, read_npy
+from handcraft.extract.inputs import read_table
 from handcraft.files import sha256_file
 from handcraft.recipe import load_recipe, to_plain
 
@@ -89,6 +90,7 @@ def make_store(folder: Path, *, centred: bool = False) -> None:
                 group=f"signer {clip}",
                 split="test" if clip == 3 else "train",
                 provenance={"source": f"clip {clip}", "seed": clip},
+                visibility=None if centred else frames(clip, 3 + clip, 33)[..., 0],
             )
 
 
@@ -101,6 +103,7 @@ def read_store(folder: Path, _: Path | None = None, name: str = "store") -> str:
         [getattr(store, column) for column in ("ids", "groups", "splits", "labels", "frames", "first", "digests")],
         [store.provenance_of(clip) for clip in range(len(store))],
         list(store),
+        [seen for seen in map(store.visibility, range(len(store))) if seen is not None],
     )
 
 
@@ -193,6 +196,16 @@ def read_pose(folder: Path, new: Path) -> str:
     return imported(new)
 
 
+def make_labels(folder: Path) -> None:
+    rows = ["path,label,signer,start,end,split,id", "a/b.mp4,yes,anna,0.5,1.25,train,", "a/b.mp4,no,,2,,,second"]
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _listed(folder: Path) -> list[Any]:
+    """The clips of a table, with paths relative to the folder, which has another name each time."""
+    return [replace(clip, path=clip.path.relative_to(folder)) for clip in read_table(folder / "labels.csv")]
+
+
 def make_table(folder: Path) -> None:
     (folder / "t.csv").write_text('path,label,group\na.pose,yes,"one, two"\nb.pose,élève,\n', encoding="utf-8")
 
@@ -232,6 +245,9 @@ CASES: dict[str, Case] = {
     ),
     "csv": Case(
         make_table, lambda folder, _: fingerprint(list(csv_rows(folder / "t.csv", ["path", "label"]))), whole=False
+    ),
+    "table of clips to extract": Case(
+        make_labels, lambda folder, _: fingerprint([repr(clip) for clip in _listed(folder)]), whole=False
     ),
     "recipe": Case(lambda folder: write_recipe(folder, YAML), _recipe, whole=False),
     "LSFB folder": Case(lambda folder: lsfb_folder(folder / "lsfb", clips=4, face=None), read_lsfb, whole=False),
