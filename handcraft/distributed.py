@@ -100,7 +100,7 @@ def device(name: str) -> torch.device:
         raise ConfigError(f"train.device is {name!r}; expected auto, cpu or cuda")
     if not found:
         raise ConfigError("train.device is cuda, but torch sees no GPU here; set it to auto or cpu")
-    local = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    local = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else torch.cuda.current_device()
     if local >= found:
         raise ConfigError(
             f"process {local} of this machine has no GPU of its own, torch sees {found}; start torchrun with "
