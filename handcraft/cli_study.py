@@ -1,5 +1,6 @@
 """`handcraft study`: the paper's open questions as experiments on a store."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -15,18 +16,20 @@ def study(
     seeds: int = 5,
     clips_per_class: int | None = None,
     models: tuple[Literal["transformer", "mamba"], ...] = ("transformer", "mamba"),
+    source: Annotated[Path, arg(metavar="STORE")] | None = None,
 ) -> int:
     """Vary one thing of a recipe and say what it changes, on clips that no training saw. Writes OUT/NAME/report.html,
     report.md and study.json; trainings are shared by all studies in OUT, and a stopped study goes on where it was.
 
     Args:
-        name: ratio, depth, embedding, noise, data, augmentation, window, splice or tokens.
+        name: ratio, depth, embedding, noise, data, augmentation, window, splice, tokens or transfer.
         data: store with the real clips.
         out: folder for the studies and their trainings.
         recipe: what is varied: the name of a recipe, or a .yaml file.
         seeds: runs of every setting; intervals need three or more.
         clips_per_class: draw that many training clips of each class, by seed.
         models: classifiers to train.
+        source: store with other clips, which generators see first, without labels (transfer).
     """
     from rich.console import Console
     from rich.markdown import Markdown
@@ -44,6 +47,7 @@ def study(
         seeds=seeds,
         clips_per_class=clips_per_class,
         models=models,
+        source=source,
     )
     Console().print(Markdown(markdown(found)))
     print(f"report: {out / name / 'report.html'}")

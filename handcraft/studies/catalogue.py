@@ -9,6 +9,9 @@ from handcraft.studies.setting import Arm, Setting, Study, arms
 REAL, AUGMENTED, SYNTHETIC, BOTH = (False, False), (False, True), (True, False), (True, True)
 
 
+_OTHER, _FRESH = "after other data", "fresh"
+
+
 def _ratio(base: Recipe) -> tuple[Setting, ...]:
     found = [Setting("0 %", base, arms(REAL))]
     for share in sorted({0.05, 0.1, 0.2, 0.3, base.pretrain} - {0}):
@@ -99,6 +102,38 @@ def _tokens(base: Recipe) -> tuple[Setting, ...]:
     return tuple(Setting(tokens, with_tokens(tokens), arms(REAL, SYNTHETIC)) for tokens in ("frames", "dct"))
 
 
+def _splice(base: Recipe) -> tuple[Setting, ...]:
+    """Both halves at once against a few frames at a time, each also with adaLN-zero."""
+
+    def recipe(zero: bool, **fields) -> Recipe:
+        model = replace(base.generator.model, adaln_zero=zero)
+        return replace(base, generator=replace(base.generator, model=model, **fields))
+
+    context = base.generator.model.context
+    kinds = {"twins": {"method": "twins"}}
+    for step in (context // 8, context // 4, context // 2):
+        kinds[f"sequential, {step} frames"] = {"method": "sequential", "step": step, "rollout": min(4, context // step)}
+    found = [Setting(name, recipe(False, **fields), arms(SYNTHETIC), generators=True) for name, fields in kinds.items()]
+    for name in ("twins", f"sequential, {context // 4} frames"):
+        zero = recipe(True, **kinds[name])
+        found.append(Setting(f"{name}, adaLN-zero", zero, arms(SYNTHETIC), generators=True))
+    return tuple(found)
+
+
+def _transfer(base: Recipe) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(
+            f"{clips or 'all'} a class, {_OTHER if start else _FRESH}",
+            base,
+            generators=True,
+            clips_per_class=clips,
+            start=start,
+        )
+        for clips in (2, 5, 10, 20, None)
+        for start in (False, True)
+    )
+
+
 STUDIES = {
     study.name: study
     for study in (
@@ -129,6 +164,19 @@ STUDIES = {
             "none",
         ),
         Study("window", "How many frames should a window have?", _window, "32"),
+        Study(
+            "splice",
+            "Both halves of a clip at once, or a few frames at a time?",
+            _splice,
+            "twins",
+        ),
+        Study(
+            "transfer",
+            "With how few clips do generators do that have seen other data without labels?",
+            _transfer,
+            partner=lambda name: name.replace(_OTHER, _FRESH) if _OTHER in name else "",
+            needs_source=True,
+        ),
         Study("tokens", "Frames or their DCT as tokens?", _tokens, "frames"),
     )
 }

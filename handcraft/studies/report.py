@@ -19,7 +19,7 @@ FIGURES = {
 }
 """Figures of the generators that a report shows, of those that a row holds; all are in `study.json`."""
 RESULT_HEAD = ("setting", "model", "trained on", "top-1", "change", "95 % interval", "")
-GENERATOR_HEAD = ("setting", *FIGURES.values())
+GENERATOR_HEAD = ("setting", *FIGURES.values(), "change of MPJPE (95 % interval)")
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,16 @@ def results(found: dict[str, Any]) -> Iterator[Result]:
 
 
 def _compared_with(found: dict[str, Any], key: tuple, groups: dict) -> tuple | None:
-    """The group that a group is compared with, None for a baseline: the same arm of the baseline setting; where that
-    has no such arm its arm on real clips; in a study between arms the same setting without pretraining."""
+    """The group that a group is compared with, None for a baseline: the same arm of the other setting; where that has
+    no such arm its arm on real clips; in a study between arms the same setting without pretraining."""
     setting, model, pretrained, augmented = key
     if found["between"] == "arms":
         return (setting, model, False, augmented) if pretrained else None
-    if setting == found["baseline"]:
+    other = found["against"][setting]
+    if not other:
         return None
-    same = (found["baseline"], model, pretrained, augmented)
-    return same if same in groups else (found["baseline"], model, False, augmented)
+    same = (other, model, pretrained, augmented)
+    return same if same in groups else (other, model, False, augmented)
 
 
 def result_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -77,33 +78,40 @@ def result_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def generator_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`; empty where none were measured."""
-    groups: dict[str, list[dict]] = {}
+    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`; empty where none were measured. The change
+    is that of the MPJPE against the setting it is compared with, seed by seed."""
+    groups: dict[str, dict[int, dict]] = {}
     for row in found["generators"]:
-        groups.setdefault(row["setting"], []).append(row)
-    return [
-        (setting, *(spread([row.get(name) for row in groups[setting]]) for name in FIGURES))
-        for setting in found["settings"]
-        if setting in groups
-    ]
+        groups.setdefault(row["setting"], {})[row["seed"]] = row
+    rows = []
+    for setting in (name for name in found["settings"] if name in groups):
+        ours, other = groups[setting], groups.get(found["against"][setting], {})
+        seeds = sorted(ours.keys() & other.keys())
+        change = changes(*([side[seed]["mpjpe"] for seed in seeds] for side in (other, ours)))
+        ends = interval(change)
+        moved = f"{spread(change, sign='+')} ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else spread(change, sign="+")
+        figures = (spread([row.get(name) for row in ours.values()]) for name in FIGURES)
+        rows.append((setting, *figures, moved if change else ""))
+    return rows
 
 
 def conditions(found: dict[str, Any]) -> str:
     """On what a study ran, in one sentence."""
     drawn = found["clips_per_class"]
     clips = "all training clips" if drawn is None else f"{drawn} training clips a class, drawn by seed"
-    compared = (
-        "each arm with synthetic pretraining with the same setting without"
-        if found["between"] == "arms"
-        else f"each setting with {found['baseline']}"
-    )
+    with_one = set(found["against"].values()) - {""}
+    if found["between"] == "arms":
+        compared = "each arm with synthetic pretraining with the same setting without"
+    else:
+        compared = f"each setting with {with_one.pop()}" if len(with_one) == 1 else "the settings in pairs"
     return f"{found['seeds']} seeds, {clips}; compared seed by seed: {compared}."
 
 
 def markdown(found: dict[str, Any]) -> str:
     """`report.md`."""
     lines = [f"# {found['study']}: {found['question']}", "", conditions(found), ""]
-    lines += table(RESULT_HEAD, result_rows(found))
+    if found["rows"]:
+        lines += table(RESULT_HEAD, result_rows(found))
     made = generator_rows(found)
     if made:
         lines += ["", "The generators, on the test clips:", "", *table(GENERATOR_HEAD, made)]

@@ -27,6 +27,7 @@ from handcraft.training import (
     pretrain_classifier,
     train_classifier,
     train_generator,
+    without_labels,
 )
 
 DRAWS = 5
@@ -42,13 +43,20 @@ class Twins:
 
 
 class Stages:
-    """Everything that one seed of a study trains, in `root`. `clips_per_class` draws that many training clips."""
+    """Everything that one seed of a study trains, in `root`. `clips_per_class` draws that many training clips;
+    `source` gives other clips, to train generators on without labels."""
 
     def __init__(
-        self, root: Path, clips: Callable[[Recipe], Clips], seed: int, clips_per_class: int | None, progress: bool
+        self,
+        root: Path,
+        clips: Callable[[Recipe], Clips],
+        seed: int,
+        clips_per_class: int | None,
+        progress: bool,
+        source: Callable[[Recipe], Clips] | None = None,
     ):
         self.root, self.clips, self.seed = root, clips, seed
-        self.clips_per_class, self.progress = clips_per_class, progress
+        self.clips_per_class, self.progress, self.source = clips_per_class, progress, source
 
     def data(self, setting: Setting) -> Data:
         """The clips of a setting, partitioned for this seed."""
@@ -57,20 +65,27 @@ class Stages:
             clips,
             seed=self.seed,
             test_share=setting.recipe.test_share,
-            clips_per_class=self.clips_per_class,
+            clips_per_class=setting.clips_per_class or self.clips_per_class,
             share=setting.share,
         )
         return Data(clips, part)
 
     def generators(self, setting: Setting) -> Twins:
         """Both twins, trained on the setting's training clips."""
+        return Twins(**{twin: load(self._generator(setting, twin)) for twin in TWINS})
+
+    def _generator(self, setting: Setting, twin: str) -> Path:
         data, recipe = self.data(setting), setting.recipe
-        found = {}
-        for twin in TWINS:
-            place = self._folder(f"generator-{twin}", data, recipe.generator)
-            options = {"reverse": twin == "reversed", "seed": self.seed, "progress": self.progress}
-            found[twin] = load(train_generator(data, recipe, place, **options).best)
-        return Twins(**found)
+        options: dict[str, Any] = {"reverse": twin == "reversed", "seed": self.seed, "progress": self.progress}
+        if not setting.start:
+            return train_generator(
+                data, recipe, self._folder(f"generator-{twin}", data, recipe.generator), **options
+            ).best
+        others = without_labels(self.source(recipe), self.seed)
+        place = self._folder(f"unlabelled-{twin}", others, recipe.generator)
+        start = train_generator(others, recipe, place, **options).best
+        place = self._folder(f"generator-{twin}", data, recipe.generator, load(start).sha256)
+        return train_generator(data, recipe, place, init_from=start, **options).best
 
     def synthetic(self, setting: Setting) -> Store:
         """The synthetic store of a setting's generators."""

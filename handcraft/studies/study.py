@@ -30,6 +30,7 @@ def run_study(
     seeds: int = SEEDS,
     clips_per_class: int | None = None,
     models: tuple[str, ...] = CLASSIFIERS,
+    source: Path | str | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Run `study` with `recipe` as its base on the store `data`, for the seeds 0 to `seeds` - 1.
@@ -37,13 +38,19 @@ def run_study(
     Writes `out/NAME/study.json` (`settings`, `rows`: one for each setting, arm and seed; `generators`: one for each
     setting and seed where the study measures them), `report.md` and `report.html` beside it, and every training under
     `out/stages/seed-N`, where studies with the same `out` find each other's. Stopped at any moment, the same call goes
-    on; rows that are there are not measured again. models: the classifiers to train. Returns what `study.json` holds.
+    on; rows that are there are not measured again. models: the classifiers to train. source: store whose clips
+    generators see first, without labels (the study `transfer`). Returns what `study.json` holds.
 
     `ConfigError`: settings that cannot work, before anything is trained; `out/NAME` holds the study with another
     recipe, data or draw.
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected at least 1")
+    if study.needs_source != (source is not None):
+        raise ConfigError(
+            f"study {study.name}: source is {source}; expected "
+            + ("a store with other clips, to train generators on without labels" if study.needs_source else "none")
+        )
     settings = study.settings(recipe)
     for setting in settings:
         check_recipe(setting.recipe, f"study {study.name}, setting {setting.name}")
@@ -52,18 +59,26 @@ def run_study(
     about = {
         "study": study.name,
         "question": study.question,
-        "baseline": study.baseline,
+        "against": study.against(setting.name for setting in settings),
         "between": study.between,
         "settings": [setting.name for setting in settings],
         "recipe": to_plain(recipe),
         "clips_per_class": clips_per_class,
         "data": {"clips": len(store), "hash": split_hash(store.digests), "path": str(store.path)},
     }
+    other = None
+    if source is not None:
+        other = Store(source)
+        other.verify()
+        about["source"] = split_hash(other.digests)
     file = out / study.name / "study.json"
     found = _earlier(file, about)
     clips = shared_clips(store)
     show = sys.stderr.isatty() if progress is None else progress
-    stages = [Stages(out / "stages" / f"seed-{seed}", clips, seed, clips_per_class, False) for seed in range(seeds)]
+    others = None if other is None else shared_clips(other)
+    stages = [
+        Stages(out / "stages" / f"seed-{seed}", clips, seed, clips_per_class, False, others) for seed in range(seeds)
+    ]
     jobs = [
         (setting, seed, arm)
         for seed in range(seeds)
@@ -95,8 +110,8 @@ def _earlier(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     found = read_json(file)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), list) for name in ("rows", "generators")):
         raise DataError(f"{file}: holds no study; move it away, or choose another folder")
-    for name in ("recipe", "clips_per_class", "settings"):
-        if found.get(name) != about[name]:
+    for name in ("recipe", "clips_per_class", "settings", "source"):
+        if found.get(name) != about.get(name):
             raise ConfigError(f"{file}: holds this study with another {name}; choose another folder")
     if found.get("data", {}).get("hash") != about["data"]["hash"]:
         raise ConfigError(f"{file}: holds this study of other data; choose another folder")

@@ -46,6 +46,11 @@ def changed(one, other, prefix=""):
         ("embedding", {"generator.model.embedding"}),
         ("noise", {"generator.model.noise"}),
         ("data", set()),
+        ("transfer", set()),
+        (
+            "splice",
+            {"generator.model.adaln_zero", "generator.method", "generator.step", "generator.rollout"},
+        ),
         ("tokens", {"transformer.model.tokens", "mamba.model.tokens"}),
         (
             "window",
@@ -62,7 +67,9 @@ def test_a_study_changes_what_it_is_about_and_nothing_else(name, fields):
     base = load_recipe("small")
     settings = STUDIES[name].settings(base)
     assert len({setting.name for setting in settings}) == len(settings)
-    assert STUDIES[name].baseline in {setting.name for setting in settings}
+    against = STUDIES[name].against([setting.name for setting in settings])
+    assert set(against.values()) - {""} <= set(against)
+    assert len(set(against.values())) > 1
     for setting in settings:
         check_recipe(setting.recipe)
     found = set().union(*(changed(asdict(base), asdict(setting.recipe)) for setting in settings))
@@ -76,6 +83,18 @@ def test_the_ratio_study_has_the_papers_shares():
 
 def test_the_data_study_uses_shares_of_the_clips():
     assert [setting.share for setting in STUDIES["data"].settings(Recipe())] == [0.1, 0.25, 0.5, 1.0]
+
+
+def test_generators_that_saw_other_data_are_compared_with_fresh_ones_of_as_many_clips():
+    settings = STUDIES["transfer"].settings(Recipe())
+    against = STUDIES["transfer"].against([setting.name for setting in settings])
+    assert against["5 a class, after other data"] == "5 a class, fresh"
+    assert against["5 a class, fresh"] == ""
+    assert [setting.start for setting in settings] == [False, True] * 5
+    with pytest.raises(ConfigError, match="a store with other clips"):
+        run_study(STUDIES["transfer"], Recipe(), "nowhere", "out")
+    with pytest.raises(ConfigError, match="expected none"):
+        run_study(STUDIES["ratio"], Recipe(), "nowhere", "out", source="nowhere")
 
 
 def test_an_unknown_study_is_refused():
@@ -97,23 +116,33 @@ def tiny_study():
     def settings(base):
         wide = replace(base, transformer=replace(base.transformer, model=replace(base.transformer.model, mlp=32)))
         arms = (Arm("transformer", False, False), Arm("transformer", True, False))
-        return (Setting("narrow", base, arms, generators=True), Setting("wide", wide, arms))
+        return (
+            Setting("narrow", base, arms, generators=True),
+            Setting("wide", wide, arms),
+            Setting("after", base, generators=True, start=True),
+        )
 
-    return Study("tiny", "Is wider better?", settings, "narrow")
+    return Study("tiny", "Is wider better?", settings, "narrow", needs_source=True)
+
+
+def again(folder, recipe=None, data="store", source="source"):
+    options = {"seeds": 2, "progress": False, "source": folder / source}
+    return run_study(tiny_study(), recipe or tiny(), folder / data, folder / "out", **options)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     make_toy(folder / "store", classes=3, clips=24, signers=4, seed=0)
-    found = run_study(tiny_study(), tiny(), folder / "store", folder / "out", seeds=2, progress=False)
+    make_toy(folder / "source", classes=4, clips=10, signers=2, seed=7)
+    found = again(folder)
     return folder, found
 
 
 def test_a_study_measures_every_setting_arm_and_seed(finished):
     folder, found = finished
     assert len(found["rows"]) == 2 * 2 * 2
-    assert len(found["generators"]) == 2
+    assert len(found["generators"]) == 4
     assert all(0 <= row["top1"] <= 1 for row in found["rows"])
     assert {"mpjpe", "frechet", "nearest_real"} <= set(found["generators"][0])
     assert json.loads((folder / "out/tiny/study.json").read_text()) == json.loads(json.dumps(found))
@@ -121,7 +150,8 @@ def test_a_study_measures_every_setting_arm_and_seed(finished):
     assert "Is wider better?" in page
     assert "Transformer-SL, trained on real + synthetic pretraining" in page
     trained = sorted(path.name.rpartition("-")[0] for path in (folder / "out/stages/seed-0").iterdir())
-    assert trained.count("generator-forward") == 1, "both settings share the generators"
+    assert trained.count("generator-forward") == 2, "the first two settings share theirs, the last has its own"
+    assert trained.count("unlabelled-forward") == 1
     assert trained.count("transformer-plain") == 4
 
 
@@ -132,17 +162,17 @@ def test_a_stopped_study_measures_only_what_is_missing(finished, monkeypatch):
     cut["rows"] = cut["rows"][:5]
     file.write_text(json.dumps(cut))
     monkeypatch.setattr(stages_module, "generate", None)  # nothing is generated again
-    again = run_study(tiny_study(), tiny(), folder / "store", folder / "out", seeds=2, progress=False)
-    assert sorted(map(str, again["rows"])) == sorted(map(str, found["rows"]))
+    assert sorted(map(str, again(folder)["rows"])) == sorted(map(str, found["rows"]))
 
 
 def test_a_study_of_other_settings_or_data_is_refused(finished):
     folder, _ = finished
     with pytest.raises(ConfigError, match="another recipe"):
-        run_study(tiny_study(), replace(tiny(), pretrain=0.3), folder / "store", folder / "out", seeds=2)
-    make_toy(folder / "other", classes=3, clips=12, signers=4, seed=1)
+        again(folder, replace(tiny(), pretrain=0.3))
     with pytest.raises(ConfigError, match="other data"):
-        run_study(tiny_study(), tiny(), folder / "other", folder / "out", seeds=2)
+        again(folder, data="source")
+    with pytest.raises(ConfigError, match="another source"):
+        again(folder, source="store")
 
 
 def rows(values, **label):
@@ -152,7 +182,7 @@ def rows(values, **label):
 KNOWN = {
     "study": "s",
     "question": "q?",
-    "baseline": "a",
+    "against": {"a": "", "b": "a"},
     "between": "settings",
     "settings": ["a", "b"],
     "clips_per_class": 5,
@@ -160,7 +190,7 @@ KNOWN = {
     "versions": {"torch": "2"},
     "rows": rows([0.5, 0.6, 0.7], setting="a", model="mamba", pretrained=False, augmented=False)
     + rows([0.6, 0.71, 0.8], setting="b", model="mamba", pretrained=True, augmented=False),
-    "generators": [{"setting": "a", "seed": 0, "mpjpe": 0.125}],
+    "generators": [{"setting": "a", "seed": 0, "mpjpe": 0.125}, {"setting": "b", "seed": 0, "mpjpe": 0.1}],
 }
 
 
@@ -168,7 +198,9 @@ def test_the_report_compares_seed_by_seed_with_the_baseline():
     first, second = result_rows(KNOWN)
     assert first == ("a", "Mamba-SL", "real", "0.600 +- 0.100", "", "", "compared with")
     assert second[3:] == ("0.703 +- 0.100", "+0.103 +- 0.006", "+0.089 to +0.118", "gain")
-    assert generator_rows(KNOWN)[0][:3] == ("a", "0.125", "-")
+    first, second = generator_rows(KNOWN)
+    assert (first[:3], first[-1]) == (("a", "0.125", "-"), "")
+    assert second[-1] == "-0.025"
     assert "5 training clips a class" in markdown(KNOWN)
     assert "+0.089 to +0.118" in page_of(KNOWN)
 
