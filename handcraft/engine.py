@@ -34,6 +34,7 @@ from handcraft.distributed import Share
 from handcraft.errors import CheckpointError, Stopped, TrainingError
 from handcraft.files import TEMPORARY
 from handcraft.gradients import Gradients, compile_errors
+from handcraft.machine import keep_memory
 from handcraft.optim import build_optimizer, build_schedule
 from handcraft.tracking import Track, Tracker
 from handcraft.words import some
@@ -114,6 +115,7 @@ def train(
     """
     out, config = Path(out), task.config
     _check(config)
+    keep_memory()
     tracking.require(track)
     device = next(task.model.parameters()).device
     with contextlib.ExitStack() as held:

@@ -52,6 +52,45 @@ void forward_chunk(const ConvSiluForward<T>& p, int64_t chunk) {
     }
 }
 
+// One sequence backwards in one pass, for a convolution of TAPS steps, what the next steps need again in registers: dx of
+// the step TAPS - 1 ago is complete. x, du and dx are those of the first of `count` channels; dweight is added to.
+template <typename T, int TAPS>
+Vec<T> backward_taps(const ConvSiluBackward<T>& p, const T* x, const T* du, T* dx, const T* weight, Vec<T> bias,
+                     T* dweight, int count) {
+    constexpr int width = lanes<T>;
+    Vec<T> w[TAPS], dw[TAPS], before[TAPS] = {}, grad[TAPS] = {}, dbias{};  // of the last TAPS steps, this one last
+    for (int k = 0; k < TAPS; ++k) {
+        w[k] = load<T>(weight + k * width);
+        dw[k] = load<T>(dweight + k * width);
+    }
+    for (int64_t t = 0; t < p.length + TAPS - 1; ++t) {
+#pragma GCC unroll 8
+        for (int k = 0; k + 1 < TAPS; ++k) {
+            before[k] = before[k + 1];
+            grad[k] = grad[k + 1];
+        }
+        grad[TAPS - 1] = Vec<T>{};
+        if (t < p.length) {
+            before[TAPS - 1] = load_first<T>(x + t * p.x_l, count);
+            Vec<T> v = bias;
+#pragma GCC unroll 8
+            for (int k = 0; k < TAPS; ++k) v += w[k] * before[k];
+            grad[TAPS - 1] = load_first<T>(du + t * p.channels, count) * scan::gate_slope<Math<T>>(v);
+            dbias += grad[TAPS - 1];
+#pragma GCC unroll 8
+            for (int k = 0; k < TAPS; ++k) dw[k] += grad[TAPS - 1] * before[k];
+        }
+        if (t >= TAPS - 1) {
+            Vec<T> sum{};
+#pragma GCC unroll 8
+            for (int k = 0; k < TAPS; ++k) sum += w[TAPS - 1 - k] * grad[k];
+            store_first<T>(dx + (t - TAPS + 1) * p.dx_l, sum, count);
+        }
+    }
+    for (int k = 0; k < TAPS; ++k) store<T>(dweight + k * width, dw[k]);
+    return dbias;
+}
+
 template <typename T>
 void backward_chunk(const ConvSiluBackward<T>& p, int64_t chunk) {
     constexpr int width = lanes<T>;
@@ -68,6 +107,10 @@ void backward_chunk(const ConvSiluBackward<T>& p, int64_t chunk) {
             const T* x = p.x + b * p.x_b + channel;
             const T* du = p.du + b * p.length * p.channels + channel;
             T* dx = p.dx + b * p.dx_b + channel;
+            if (p.taps == 4) {  // what every model has
+                dbias += backward_taps<T, 4>(p, x, du, dx, weight, bias, dweight, count);
+                continue;
+            }
             for (int64_t t = 0; t < p.length; ++t) {
                 const Vec<T> v = convolve<T>(x, p.x_l, weight, bias, p.taps, t, count);
                 const Vec<T> slope = scan::gate_slope<Math<T>>(v);

@@ -39,10 +39,14 @@ struct Clip {
             const int64_t at = b * p.frames + m;
             const uint8_t* seen = p.seen + at * p.landmarks;
             T* place = mask + m * row;
-            for (int64_t j = 0; j < p.landmarks; ++j) {
-                for (int64_t c = 0; c < p.coordinates; ++c) *place++ = T(seen[j] != 0);
+            if (m > 0 && __builtin_memcmp(seen, seen - p.landmarks, size_t(p.landmarks)) == 0) {
+                for (int64_t d = 0; d < row; d += lanes<T>) store<T>(place + d, load<T>(place - row + d));
+            } else {
+                for (int64_t j = 0; j < p.landmarks; ++j) {
+                    for (int64_t c = 0; c < p.coordinates; ++c) *place++ = T(seen[j] != 0);
+                }
+                while (place != mask + (m + 1) * row) *place++ = 0;
             }
-            while (place != mask + (m + 1) * row) *place++ = 0;
             for (int64_t d = 0; d < dim; d += lanes<T>) {
                 const int n = int(dim - d < lanes<T> ? dim - d : lanes<T>);
                 const Vec<T> e = load_first<T>(p.prediction + at * dim + d, n) - load_first<T>(p.target + at * dim + d, n);

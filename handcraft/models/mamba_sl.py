@@ -40,10 +40,12 @@ class MambaSL(nn.Module):
         if self.config.tokens == "dct":
             lengths = None
         residual = self.embedding(x, lengths=lengths).float()  # (B,T+1,H)
-        clip = torch.arange(len(x), device=x.device)
-        cls = torch.full_like(clip, x.shape[1]) if lengths is None else lengths.long()  # (B,) row of [CLS]
+        if lengths is None:
+            lengths = torch.full((len(x),), x.shape[1], device=x.device)
+        cls = lengths.long()  # (B,) row of [CLS]
         for norm, block in zip(self.norms[:-1], self.blocks[:-1], strict=True):
             residual = residual + block(norm(residual)).float()
         # of the last block nothing but the row of [CLS] is read
-        last = residual[clip, cls] + self.blocks[-1](self.norms[-1](residual), cls).float()  # (B,H)
+        last = residual.take_along_dim(cls[:, None, None], dim=1)[:, 0]  # (B,H)
+        last = last + self.blocks[-1](self.norms[-1](residual), cls).float()
         return self.head(self.norm(last))

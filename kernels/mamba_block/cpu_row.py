@@ -73,7 +73,7 @@ def backward(needed: Sequence[bool], dout: Tensor, *kept: Tensor) -> tuple[Tenso
 
     flat_u, flat_du, flat_dmixed = u.view(-1, inner), du.view(-1, inner), dmixed.view(-1, rank + state)
     flat_du.addmm_(flat_dmixed, p.x_proj_weight[: rank + state])
-    flat_du.index_add_(0, rows, torch.matmul(dC, p.x_proj_weight[rank + state :]))
+    flat_du[rows] += torch.matmul(dC, p.x_proj_weight[rank + state :])
     dx_proj = torch.empty_like(p.x_proj_weight)
     torch.matmul(flat_dmixed.t(), flat_u, out=dx_proj[: rank + state])
     torch.matmul(dC.t(), flat_u[rows], out=dx_proj[rank + state :])
@@ -81,7 +81,7 @@ def backward(needed: Sequence[bool], dout: Tensor, *kept: Tensor) -> tuple[Tenso
     dconv_weight, dconv_bias = cpu.conv_silu_backward(first, du, dfirst, p)
     flat_dfirst = dfirst.view(-1, inner)
     dx = torch.matmul(flat_dfirst, p.in_proj_weight[:inner])
-    dx.index_add_(0, rows, torch.matmul(dz, p.in_proj_weight[inner:]))
+    dx[rows] += torch.matmul(dz, p.in_proj_weight[inner:])
     din_proj = torch.empty_like(p.in_proj_weight)
     torch.matmul(flat_dfirst.t(), tokens, out=din_proj[:inner])
     torch.matmul(dz.t(), tokens[rows], out=din_proj[inner:])
