@@ -12,6 +12,7 @@ from providers import Case
 from torch.utils.data import DataLoader, Dataset
 
 from handcraft.config import (
+    AugmentConfig,
     CMLPeConfig,
     GeneratorRecipe,
     MambaRecipe,
@@ -22,9 +23,12 @@ from handcraft.config import (
 )
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips
+from handcraft.data.host import HostFrames
 from handcraft.kernels import CMLPeParams
 from handcraft.kernels.dispatch import VARIABLE
 from handcraft.layouts import layout
+from handcraft.machine import keep_memory
+from handcraft.models import TransformerSL
 from handcraft.optim import build_optimizer
 from handcraft.tasks import ClassifierTask, GeneratorTask
 
@@ -62,7 +66,16 @@ def random_clips(count: int, seed: int = 0) -> Clips:
     )
 
 
-def task_of(model: str, clips: Clips, batch: int, mode: str = "resample", *, reverse: bool = False, frames: int = 32):
+def task_of(
+    model: str,
+    clips: Clips,
+    batch: int,
+    mode: str = "resample",
+    *,
+    reverse: bool = False,
+    frames: int = 32,
+    augment: AugmentConfig | None = None,
+):
     """A training task of one of the three models, with random weights in place of its degenerate start."""
     recipe = RECIPES[model](window=WindowConfig(frames=frames, mode=mode), train=replace(TRAIN, batch=batch))
     where = {"train": np.arange(len(clips)), "valid": np.arange(0), "seed": 0}
@@ -73,7 +86,13 @@ def task_of(model: str, clips: Clips, batch: int, mode: str = "resample", *, rev
         weights = CMLPeParams.random(config.classes, config.dim, config.context, config.blocks, config.embedding)
         task.model.load_state_dict(weights._asdict())
         return task
-    task = ClassifierTask(clips, recipe, augment=False, **where)
+    if augment is not None:
+        recipe = replace(recipe, augment=augment)
+    return randomised(ClassifierTask(clips, recipe, augment=augment is not None, **where))
+
+
+def randomised(task: ClassifierTask) -> ClassifierTask:
+    """The task with random numbers of some size added to all weights."""
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for parameter in task.model.parameters():
@@ -84,15 +103,18 @@ def task_of(model: str, clips: Clips, batch: int, mode: str = "resample", *, rev
 def setup_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """One step as the engine takes it, on one batch that lies ready: data loading is measured below."""
     shape = case.shape
+    keep_memory()
     if case.provider != "auto":
         monkeypatch.setenv(VARIABLE, "reference")
+        # PyTorch's own dropout, which is faster than counters in PyTorch's integers
+        monkeypatch.setattr(TransformerSL, "_dropper", lambda model, rows, dropout: model.dropout)
     task = task_of(shape.model, random_clips(2 * CLASSES), shape.batch, frames=shape.frames)
     task.model.to(case.device).train()
     batch = task.batch(0).to(case.device)
     optimizer = build_optimizer(task.model, TRAIN)
     parameters = list(task.model.parameters())
     if case.provider == "compile":
-        task.model = torch.compile(task.model, dynamic=False)
+        task.network = torch.compile(task.model, dynamic=False)
 
     def step() -> None:
         task.batch_loss(batch).backward()
@@ -145,12 +167,20 @@ class FourFiles(Dataset):
 
 
 def setup_loading(case: Case, folder: Path) -> Callable[[], None]:
-    """One epoch of batches: from `Clips` in memory as training takes them, or from files by a torch DataLoader."""
+    """One epoch of batches: from `Clips` in memory or in a mapped file, as training takes them, or from four files a
+    clip by a torch DataLoader."""
     shape = case.shape
     clips = random_clips(shape.clips)
-    task = task_of("transformer_sl", clips, shape.batch, shape.window, frames=shape.frames)
+    augment = AugmentConfig(rotation=5, scale=0.05) if shape.augment else None
+    if case.provider == "mapped":
+        file = folder / "frames.npy"
+        np.save(file, clips.frames.numpy())
+        clips = replace(clips, frames=HostFrames.of(np.load(file, mmap_mode="r")))
+    task = task_of("transformer_sl", clips, shape.batch, shape.window, frames=shape.frames, augment=augment)
     steps = iter(range(1 << 30))
-    if case.provider == "memory":
+    if case.provider == "mapped":
+        task._ready = None  # which would copy the file to memory: this measures a store that does not fit
+    if case.provider in ("memory", "mapped"):
 
         def epoch() -> None:
             for _ in range(shape.clips // shape.batch):

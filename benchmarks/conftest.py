@@ -29,7 +29,11 @@ MODEL_OPS = {
 }
 """Ops inside a model; `auto` becomes a provider of its training step once it picks something else for one of them."""
 MAX_ROUNDS = 1000
-OWN = {"disk": ("buffer", "memory", "store"), "loading": ("files", "files_workers", "memory")}
+OWN = {
+    "disk": ("buffer", "memory", "store"),
+    "loading": ("files", "files_workers", "memory", "mapped"),
+    "online": ("stored", "online", "online_varied"),
+}
 """Providers of the benchmarks that compare ways to move data; the first is the baseline."""
 PARTS = {"recognise": ("predict", "preprocess", "model"), "extract": ("holistic",)}
 """What is measured of a prediction, the whole and its parts; there is nothing to compare them with."""

@@ -94,7 +94,8 @@ def markdown(run: dict[str, Any]) -> str:
         for row in found
     ]
     lines += ["", "`*`: what `auto` picks. vs eager: speed over `reference`, plain PyTorch; for the scan over `loop`, "]
-    lines[-1] += "for generation to disk over `buffer`, for data loading over `files`. Speeds are medians."
+    lines[-1] += "for generation to disk over `buffer`, for data loading over `files`, "
+    lines[-1] += "for online pretraining over `stored`. Speeds are medians."
     lost = [row for row in found if row.picked and row.provider != "reference" and (row.compiled or 1) < 1]
     lines += [f"\n**{row.op} {row.shape}: `auto` picks {row.provider}, torch.compile is faster.**" for row in lost]
     return "\n".join(lines) + "\n"

@@ -241,23 +241,25 @@ class Mamba(Shape):
 
 @dataclass(frozen=True)
 class Step(Shape):
-    """A training step of a model on a batch of windows: forward, backward, clipping, RAdam with Lookahead."""
+    """A training step of a model on a batch of windows: forward, backward, clipping, RAdam with Lookahead. width: of a
+    classifier, where it is not the default."""
 
     model: str
     batch: int
     dim: int = 180
     frames: int = 32
     classes: int = 100
+    width: int = 0
     dtype: str = "float32"
 
     def label(self) -> str:
-        return f"{self.model} B{self.batch} W{self.frames} D{self.dim}"
+        return f"{self.model} B{self.batch} W{self.frames} D{self.dim}" + f" H{self.width}" * bool(self.width)
 
     def work(self, mode: str) -> Work:
         if self.model == "cmlpe":
             return Cmlpe(self.batch, self.frames // 2, self.dim).work(mode)
         config, rows, batch = CLASSIFIERS[self.model], self.frames + 1, self.batch
-        width = config.width
+        width = self.width or config.width
         if self.model == "mamba_sl":
             layer = Mamba(batch, width, rows, config.state, config.expand, config.conv).work(mode)
         else:
@@ -289,11 +291,13 @@ class Disk(Shape):
 
 @dataclass(frozen=True)
 class Loading(Shape):
-    """One epoch of training windows (W,D) from clips of 20 to 60 frames."""
+    """One epoch of training windows (W,D) from clips of 20 to 60 frames. augment: ours turn and scale each window, the
+    files' do not."""
 
     batch: int
     window: str
     clips: int = 1024
+    augment: bool = False
     frames: int = 32
     dim: int = 180
     dtype: str = "float32"
@@ -304,7 +308,8 @@ class Loading(Shape):
         return self.clips
 
     def label(self) -> str:
-        return f"{self.window} {_label('N B W D', self.clips, self.batch, self.frames, self.dim)}"
+        label = f"{self.window} {_label('N B W D', self.clips, self.batch, self.frames, self.dim)}"
+        return label + " augmented" * self.augment
 
     def work(self, mode: str) -> Work:
         values = self.clips * self.dim
@@ -395,7 +400,17 @@ CPU = {
         Row(Step("mamba_sl", 64), compiled=True),
     ),
     "disk forward": (Row(Disk(8192)), Row(Disk(8192, varied=True)), Row(Disk(32768), full=True)),
-    "loading forward": (Row(Loading(128, "wrap")), Row(Loading(128, "resample"))),
+    "loading forward": (
+        Row(Loading(128, "wrap")),
+        Row(Loading(128, "resample")),
+        Row(Loading(128, "wrap", clips=1 << 14), full=True),  # 480 MB: far more than any cache holds
+        Row(Loading(128, "wrap", augment=True), full=True),
+        Row(Loading(128, "resample", augment=True), full=True),
+    ),
+    "online training": (
+        Row(Step("transformer_sl", 64, width=128)),
+        Row(Step("transformer_sl", 1024, width=128), full=True),
+    ),
     "recognise forward": (Row(Recording("transformer_sl")), Row(Recording("mamba_sl"))),
     "extract forward": (Row(Video("msl150_yo.mp4", 55, 1280, 720)),),
 }
@@ -427,6 +442,7 @@ CUDA = {
     "step training": (Row(Step("cmlpe", 1024)), Row(Step("transformer_sl", 2048)), Row(Step("mamba_sl", 2048))),
     "disk forward": (),
     "loading forward": (),
+    "online training": (),
     "recognise forward": (),
     "extract forward": (),
 }
