@@ -1,5 +1,6 @@
 """Raw landmarks of one person from wherever they come: a video, a `.pose` file, a clip of a raw store, or an array."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,5 +139,5 @@ def _in_folder(folder: Path) -> list[Source]:
 
 
 def is_store(path: Path | str) -> bool:
-    """Whether a folder looks like a store."""
-    return (Path(path) / MANIFEST).exists()
+    """Whether a folder looks like a store; one that cannot be read does not."""
+    return os.path.exists(Path(path) / MANIFEST)

@@ -1,7 +1,6 @@
 """A detector that sees in a video what a test wants it to see, and small videos to show it."""
 
-from fractions import Fraction
-
+import downloads
 import numpy as np
 import pytest
 
@@ -49,14 +48,8 @@ def script(monkeypatch, videos):
 
 
 def write_video(path, frames, grey=128, size=(64, 48), fps=25):
-    """An MP4 of one grey; size: width and height."""
-    av = pytest.importorskip("av", reason="PyAV is not installed")
+    """A video of one grey; size: width and height."""
+    pytest.importorskip("av", reason="PyAV is not installed")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for _ in range(frames):
-            picture = np.full((size[1], size[0], 3), grey, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    downloads.write_video(path, np.full((frames, size[1], size[0], 3), grey, dtype=np.uint8), fps)
     return path
