@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, MIXING_FORMS, make_mamba, make_scan, make_scan_form
+from generated import setting
 
 from handcraft import kernels
-from handcraft.kernels import env, native
+from handcraft.kernels import MambaParams, env, native, philox
+from handcraft.kernels.cmlpe.cpu_generate import OUT_TYPES
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -99,6 +101,8 @@ class Recorder:
         for field in fields:
             if field.kind not in "ir" and given[field.name] is not None:
                 value = given[field.name]
+                if field.name == "out" and "out_type" in given:  # handed over as bytes
+                    value = value.view(OUT_TYPES[given["out_type"]])
                 self.results.append((f"{name} {field.name}", value.detach().clone(), value.stride(), len(span(value))))
 
 
@@ -123,6 +127,24 @@ def run_all() -> None:
                 gradients(CASES["selective_scan"].cast(tensors, dtype), scan)
     for dtype in DTYPES[:2]:  # 2 * 5 channels and 5 fill no register
         gradients(CASES["mamba_block"].cast(make_mamba(2, width=5), dtype), block)
+    for batch, width, length, state, rank in ((2, 6, 1, 1, 1), (3, 5, 9, 5, 2), (5, 35, 33, 16, 5)):
+        params = MambaParams.random(width, state=state, rank=rank, seed=1)
+        at = torch.arange(batch) * (length - 1) // batch
+        for dtype in DTYPES[:2]:
+            tensors = dict(zip(("x", *params._fields), (torch.randn(batch, length, width), *params), strict=True))
+            tensors = {name: value.to(dtype) for name, value in tensors.items()}
+            gradients(tensors, lambda tensors, at=at: row(tensors, at))
+    for dim in (21, 48):
+        for dtype in DTYPES:
+            given = setting(7, dtype, dim)
+            for out_type in OUT_TYPES:
+                out = torch.empty(7, given["context"].shape[1], dim, dtype=out_type)
+                kernels.cmlpe_generate(**given, seed=5, out=out, backend="cpu")
+            alone = given | {"reverse_params": None, "mean": None, "std": None}
+            kernels.cmlpe_generate(**alone, seed=5, noise=0.0, backend="cpu")
+    for size in (0, 1, 67, 300):
+        philox.keep(3, torch.arange(3), size, 0.3)
+        philox.words(3, torch.arange(2), 1, 2, size)
     turned = {name: value.mT.contiguous().mT if value.dim() > 1 else value for name, value in make_scan(2).items()}
     gradients(turned, scan)
 
@@ -130,6 +152,11 @@ def run_all() -> None:
 def scan(tensors):
     y, last = kernels.selective_scan(**tensors, delta_softplus=True, return_last_state=True, backend="cpu")
     return y.double().sum() + last.double().sum()
+
+
+def row(tensors, at):
+    x, *params = tensors.values()
+    return kernels.mamba_block(x, MambaParams(*params), at=at, backend="cpu")
 
 
 def block(tensors):
@@ -175,6 +202,6 @@ def test_recorded_calls_under_sanitizers(isa, recorded, tmp_path):
 
 def test_every_entry_is_recorded(recorded):
     """A new entry must be called by a case above; those of the vector functions and conversions have tests alone."""
-    alone = re.compile("vecmath|round_trip|philox|cmlpe_generate")
+    alone = re.compile("vecmath|round_trip|philox_normal")
     missing = {name for name in native.library().entries if not alone.match(name)} - recorded.names
     assert not missing

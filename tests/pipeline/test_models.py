@@ -157,6 +157,31 @@ def test_dropout_is_where_the_design_puts_it():
     assert all(layer.self_attn.dropout == 0.2 for layer in model.layers)
 
 
+def test_counted_dropout_is_a_function_of_seed_and_sample():
+    model = shaken(CONFIGS["transformer"]).train()
+    x, sample = window(6), torch.arange(6) + 2**40
+    with torch.no_grad():
+        out = model(x, None, (3, sample))
+        assert torch.equal(model(x, None, (3, sample)), out)
+        torch.testing.assert_close(model(x[2:4], None, (3, sample[2:4])), out[2:4])  # whatever else is in the batch
+        assert (model(x, None, (4, sample)) - out).abs().amin() > 0
+        assert (model(x, None, (3, sample + 1)) - out).abs().amin() > 0
+        model.eval()
+        assert torch.equal(model(x, None, (3, sample)), model(x))
+
+
+def test_counted_dropout_drops_everywhere_that_torchs_does():
+    """With nearly everything dropped, what is left of a layer is its residual: the tokens, which drop out too."""
+    model = shaken(replace(CONFIGS["transformer"], dropout=0.9)).train()
+    x = window(1).expand(3000, -1, -1)
+    with torch.no_grad():
+        counted = model(x, None, (0, torch.arange(3000)))
+        torch.manual_seed(0)
+        drawn = model(x)
+    for moment in (torch.mean, torch.std):
+        torch.testing.assert_close(moment(counted, 0), moment(drawn, 0), rtol=0.1, atol=0.1)
+
+
 def test_layers_start_differently():
     model = build(CONFIGS["transformer"])
     assert not torch.equal(model.layers[0].linear1.weight, model.layers[1].linear1.weight)
