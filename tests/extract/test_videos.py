@@ -151,7 +151,8 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path):
 
 @real
 def test_frames_are_those_of_another_reader(extracted):
-    """OpenCV's FFmpeg is not PyAV's: the pictures agree to the rounding of colours."""
+    """The same frames; the same colours, too, but that OpenCV takes the matrix of old television for every video, and
+    three of these name another."""
     cv2 = pytest.importorskip("cv2")
     from handcraft.extract.video import read_frames
 
@@ -164,7 +165,7 @@ def test_frames_are_those_of_another_reader(extracted):
             frames += 1
         assert not reader.read()[0]
         assert frames == count
-        assert worst < 1
+        assert worst == 0 if id.startswith("slp") else worst < 3
 
 
 def test_what_is_no_video_is_a_line_each_and_the_rest_is_done(tmp_path):
@@ -176,13 +177,13 @@ def test_what_is_no_video_is_a_line_each_and_the_rest_is_done(tmp_path):
     if VIDEOS.is_dir():
         (folder / "sign/zgood.mp4").write_bytes((VIDEOS / "msl150_yo.mp4").read_bytes())
     (folder / "locked").mkdir()
-    if os.geuid() != 0:
+    if os.geteuid() != 0:
         (folder / "locked").chmod(0)
     code, out, err = extract(folder, tmp_path / "s", "--workers", "2", "--fps", "5")
     lines = out.splitlines()
     failed = (
         ["cut.mp4", "empty.mp4", "text.mp4", "nobody.mp4"]
-        if os.geuid() == 0
+        if os.geteuid() == 0
         else ["locked", "cut.mp4", "empty.mp4", "text.mp4", "nobody.mp4"]
     )
     assert lines[-len(failed) - 1] == f"failed: {len(failed)}"
@@ -193,7 +194,7 @@ def test_what_is_no_video_is_a_line_each_and_the_rest_is_done(tmp_path):
     if VIDEOS.is_dir():
         assert code == 1
         store = Store(tmp_path / "s")
-        assert (store.ids.tolist(), store.frames.tolist(), store.manifest.fps) == (["sign-zgood"], [9], 5.0)
+        assert (store.ids.tolist(), store.frames.tolist(), store.manifest.fps) == (["sign-zgood"], [10], 5.0)
         assert extract(folder, tmp_path / "s", "--fps", "5")[0] == 1
         assert content(tmp_path / "s") == content(store.path)
     else:
