@@ -11,7 +11,6 @@ signs and 1,728 performances are there. File systems list the frames in any orde
 them so: here they are read in the order of their numbers.
 """
 
-import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from handcraft.data.clip_files import distinct, entries
 from handcraft.data.prepare import Expected, Listing
-from handcraft.data.untrusted import path_inside
+from handcraft.data.untrusted import path_inside, require_file
 from handcraft.errors import DataError
 from handcraft.extract.worker import ClipSource
 
@@ -31,7 +30,7 @@ _CLIP = re.compile(r"Sign_(\d{1,4})_Performer_(\d{1,4})_\d{1,4}")
 _DEPTH = 4  # folders above a performance's: an archive, one of its name that it was unpacked into, and some
 _TIME = re.compile(r"(\d+) days?, *(\d+) hours?, *(\d+) minutes?, *(\d+) seconds?, *(\d+) mil+iseconds?")
 _UNITS = np.array([86_400_000, 3_600_000, 60_000, 1000, 1])
-_MOST_LINES = 100_000  # of a file of times: an hour of frames
+_LARGEST = 16 << 20  # bytes of a file of times: hours of frames
 
 
 def list_display(folder: Path | str) -> Listing:
@@ -78,11 +77,10 @@ def _performances(folder: Path, depth: int) -> Iterator[tuple[Path, str, str]]:
 
 def _rate(path: Path) -> float | None:
     """Frames a second by a file of times; None where there is none that says so."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            found = [_TIME.search(line) for line in itertools.islice(file, _MOST_LINES)]
-    except OSError:
+    if not path.exists():
         return None
+    require_file(path, _LARGEST)
+    found = map(_TIME.search, path.read_text(encoding="utf-8", errors="replace").splitlines())
     times = np.array([[int(number[:12]) for number in time.groups()] for time in found if time])
     if len(times) < 2:
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from downloads import INCLUDE_CLIPS, display_folder, include_folder, include_lists
 from lsfb_folder import lsfb_folder, lsfb_shards
 from small_clips import small_task
 from tiny_recipe import YAML, write_npz, write_recipe
@@ -23,7 +24,11 @@ from handcraft import checkpoint
 from handcraft.data.arrays import import_arrays
 from handcraft.data.lsfb import export_lsfb, import_lsfb
 from handcraft.data.lsfb_shards import import_shards
+from handcraft.data.merge import merge_stores
 from handcraft.data.mp_data import import_mp_data
+from handcraft.data.prepare import Listing
+from handcraft.data.prepare_display import list_display
+from handcraft.data.prepare_include import list_include
 from handcraft.data.store import Store, StoreWriter
 from handcraft.data.untrusted import csv_rows, read_npy
 from handcraft.extract.inputs import read_table
@@ -206,6 +211,31 @@ def _listed(folder: Path) -> list[Any]:
     return [replace(clip, path=clip.path.relative_to(folder)) for clip in read_table(folder / "labels.csv")]
 
 
+def make_include(folder: Path) -> None:
+    include_lists(
+        include_folder(folder / "include") / "train_test_paths", train=INCLUDE_CLIPS[:4], test=INCLUDE_CLIPS[4:]
+    )
+
+
+def _listing(listing: Listing, folder: Path) -> str:
+    """What is listed, whatever the folder is called."""
+    clips = [replace(clip, path=clip.path.relative_to(folder)) for clip in listing.clips]
+    return fingerprint(list(map(repr, clips)), listing.notes, listing.fps)
+
+
+def make_two_stores(folder: Path) -> None:
+    for name in ("store", "other"):
+        place = folder / name
+        with StoreWriter(place, layout="pose_hands48", stage="raw", classes=["yes"], source={"shard": "1/2"}) as writer:
+            writer.add(frames(len(name), 3, 48), id=name, label="yes", split="train")
+    _edit(folder / "other" / "manifest.json", lambda manifest: manifest["source"].update(shard="2/2"))
+
+
+def _merged(folder: Path, new: Path) -> str:
+    merge_stores([folder / "store", folder / "other"], new)
+    return imported(new)
+
+
 def make_table(folder: Path) -> None:
     (folder / "t.csv").write_text('path,label,group\na.pose,yes,"one, two"\nb.pose,élève,\n', encoding="utf-8")
 
@@ -249,6 +279,15 @@ CASES: dict[str, Case] = {
     "table of clips to extract": Case(
         make_labels, lambda folder, _: fingerprint([repr(clip) for clip in _listed(folder)]), whole=False
     ),
+    "INCLUDE folder": Case(
+        make_include, lambda folder, _: _listing(list_include(folder / "include"), folder), whole=False
+    ),
+    "DiSPLaY folder": Case(
+        lambda folder: display_folder(folder / "display", performers=1, frames=1),
+        lambda folder, _: _listing(list_display(folder / "display"), folder),
+        whole=False,
+    ),
+    "merged stores": Case(make_two_stores, _merged, whole=False),
     "recipe": Case(lambda folder: write_recipe(folder, YAML), _recipe, whole=False),
     "LSFB folder": Case(lambda folder: lsfb_folder(folder / "lsfb", clips=4, face=None), read_lsfb, whole=False),
     "LSFB export": Case(make_exported, read_lsfb, whole=True),
