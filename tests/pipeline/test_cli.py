@@ -193,8 +193,14 @@ def test_no_arguments_and_version_and_groups(capfd):
     assert "handcraft run" not in part
     assert run_cli("--version") == 0
     assert capfd.readouterr().out.startswith("handcraft 0.")
-    assert "unknown command 'fly away'; known: run, data toy" in one_line_error(capfd, "fly", "away")
-    assert "unknown command 'data'" in one_line_error(capfd, "data")
+    assert run_cli("data", "prepare", "--help") == 0
+    part = capfd.readouterr().out
+    assert "handcraft data prepare include" in part
+    assert "handcraft data check" not in part
+    assert "unknown command 'fly away'; known: run, extract, data toy" in one_line_error(capfd, "fly", "away")
+    assert "unknown command 'data fly'; known: data toy, data check" in one_line_error(capfd, "data", "fly", "--help")
+    assert "known: train generator, train classifier" in one_line_error(capfd, "train")
+    assert "unknown command '--bogus'" in one_line_error(capfd, "--bogus")
 
 
 @pytest.mark.parametrize("words", cli.COMMANDS, ids=" ".join)
