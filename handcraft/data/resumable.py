@@ -26,6 +26,7 @@ from handcraft.data.part import SCHEMA, part_name
 from handcraft.data.writer import StoreWriter, clear_leftovers, locked, refuse_store
 from handcraft.errors import DataError
 from handcraft.files import TEMPORARY, read_json, sha256_file, verified, with_checksum, write_json
+from handcraft.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ class ResumableWriter(StoreWriter):
     def _advice(self) -> str:
         if not self._parts:
             return super()._advice()
-        return f"{len(self._parts)} whole parts are kept: free space there, and the same command goes on after them"
+        kept = f"{counted(len(self._parts), 'whole part')} {'is' if len(self._parts) == 1 else 'are'} kept"
+        return f"{kept}: free space there, and the same command goes on"
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
