@@ -18,6 +18,7 @@ from handcraft.words import counted
 MARKDOWN, JSON = "card.md", "card.json"
 SHOWN = 40  # classes, or groups of a split, that the Markdown lists; the JSON has all
 SHOWN_SOURCES = 10
+RATES = "rates"  # field of a generated store's source: what its gates rejected, which has a section of its own
 _LONGEST = 200  # characters of a foreign value in the Markdown
 
 
@@ -103,6 +104,7 @@ def to_markdown(card: dict[str, Any]) -> str:
         *_origin_lines(card["made_by"]),
         "",
         *_generator_lines(card),
+        *_gate_lines(card["made_by"].get(RATES)),
         "## Detection",
         "",
         *table(
@@ -155,7 +157,8 @@ def to_markdown(card: dict[str, Any]) -> str:
 def _origin_lines(made_by: dict[str, Any]) -> list[str]:
     if not made_by:
         return ["The store does not say."]
-    return table(("", ""), [(escape(name), _shown(value, "not known")) for name, value in made_by.items()])
+    rows = [(escape(name), _shown(value, "not known")) for name, value in made_by.items() if name != RATES]
+    return table(("", ""), rows)
 
 
 def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
@@ -217,6 +220,28 @@ def _generator_lines(card: dict[str, Any]) -> list[str]:
         "",
         *([f"The {len(most)} used most:", ""] if len(sources) > len(most) else []),
         *table(("source clip", "synthetic clips"), [(escape(name), str(count)) for name, count in most]),
+        "",
+    ]
+
+
+def _gate_lines(rates: Any) -> list[str]:
+    """How many generated clips each gate rejected, in all and of the classes that lost most; nothing without gates."""
+    try:
+        gates = list(rates["rejected"])
+        classes = sorted(rates["classes"].items(), key=lambda entry: entry[1]["kept"] - entry[1]["made"])
+        rows = [
+            (escape(name), *(f"{n:,}" for n in (row["made"], row["kept"], *(row["rejected"][gate] for gate in gates))))
+            for name, row in [("all classes", rates), *classes[:SHOWN]]
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return []  # no gates, or a store that somebody else made
+    return [
+        "## Gates",
+        "",
+        "Clips that were generated and rejected; the columns of the gates count the first that rejected a clip."
+        + (f" Of {len(classes)} classes those that lost most; `{JSON}` has all." if len(classes) > SHOWN else ""),
+        "",
+        *table(("class", "made", "kept", *map(escape, gates)), rows),
         "",
     ]
 

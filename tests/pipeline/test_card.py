@@ -195,3 +195,25 @@ def test_the_command(tmp_path, capfd):
     assert capfd.readouterr().out.split() == [str(tmp_path / "card" / name) for name in ("card.md", "card.json")]
     with pytest.raises(DataError, match="no such store"):
         make_card(tmp_path / "absent")
+
+
+def test_what_gates_rejected_is_a_table_of_its_own(tmp_path):
+    def row(made, kept, bones):
+        return {"made": made, "kept": kept, "rejected": {"bones:2": bones, "speed:99": made - kept - bones}}
+
+    rates = row(1500, 1000, 400) | {"classes": {"little": row(500, 490, 5), "much": row(1000, 510, 395)}}
+    write(tmp_path / "s", source={"command": "generate", "rates": rates})
+    card = make_card(tmp_path / "s")
+    assert card["made_by"]["rates"] == rates
+    text = to_markdown(card)
+    lines = text[text.index("## Gates") :].splitlines()
+    assert lines[4:9] == [
+        "| class | made | kept | bones:2 | speed:99 |",
+        "| --- | --- | --- | --- | --- |",
+        "| all classes | 1,500 | 1,000 | 400 | 100 |",
+        "| much | 1,000 | 510 | 395 | 95 |",
+        "| little | 500 | 490 | 5 | 5 |",
+    ]
+    assert "| rates |" not in text
+    for odd in (None, [1], {"rejected": {"a": 1}}, {"rejected": {}, "classes": {"x": None}}):
+        assert "## Gates" not in to_markdown(card | {"made_by": {"rates": odd}})

@@ -1,7 +1,10 @@
 """Generation: which clip comes from where, byte for byte, whatever the batch; and what is refused."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,3 +250,57 @@ def test_progress_shows_clips_a_second(clips, twins, tmp_path, capfd):
     assert "clip/s" in capfd.readouterr().err
     generate(*twins, clips, tmp_path / "t", total=8, progress=False)
     assert capfd.readouterr().err == ""
+
+
+KILLED = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from handcraft import generate as module
+from handcraft.data.part import PartFiles
+from small_clips import small_clips
+from twins import twin
+
+close = PartFiles.close
+def told(part, *args):
+    print(part.name, flush=True)  # who reads it kills us: before, while or after the part gets its name
+    return close(part, *args)
+PartFiles.close = told
+clips = small_clips()
+module.generate(*(twin(clips, reverse=reverse) for reverse in (False, True)), clips, sys.argv[1], total=90, seed=5,
+                batch=10, shards=6)
+"""
+
+
+def test_a_killed_run_is_continued_after_its_last_whole_part(clips, twins, tmp_path, capfd):
+    """Killed twice, at moments that nobody chose."""
+    generate(*twins, clips, tmp_path / "whole", total=90, seed=5, shards=6)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "s"), str(Path(__file__).parent.parent)]
+    for last in ("part-00002", "part-00004"):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+            assert last in (line.strip() for line in run.stdout)  # stops reading at that line
+            run.kill()
+            run.wait(timeout=30)
+        assert (tmp_path / "s" / "part-00001").exists()
+        assert not (tmp_path / "s" / "manifest.json").exists()
+    capfd.readouterr()
+    with pytest.raises(DataError, match="other settings: seed was 5, now it is 6"):
+        generate(*twins, clips, tmp_path / "s", total=90, seed=6, shards=6)
+    generate(*twins, clips, tmp_path / "s", total=90, seed=5, shards=6, progress=True)
+    assert "90/90" in capfd.readouterr().err, "what was there already counts as done"
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_shards_divide_the_clips_evenly_and_are_checked(clips, twins, tmp_path):
+    store = generate(*twins, clips, tmp_path / "s", total=10, shards=4)
+    assert [part.clips for part in store.manifest.parts] == [2, 3, 2, 3]
+    assert store.ids.tolist() == [f"s0-{i:09d}" for i in range(10)]
+    for options, words in (
+        ({"shards": 11}, "shards is 11 for 10 clips; expected 1 to 10"),
+        ({"shards": 0}, "shards is 0"),
+        ({"shard": 0}, "shards is not given"),
+        ({"shards": 2, "shard": 2}, "shard is 2; expected 0 to 1"),
+        ({"workers": 0}, "workers 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            generate(*twins, clips, tmp_path / "t", total=10, **options)
+    assert not (tmp_path / "t").exists()
