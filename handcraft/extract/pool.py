@@ -45,6 +45,7 @@ def run_tasks(
     waiting, idle, busy = deque(range(len(tasks))), [], {}
     try:
         while waiting or busy:
+            idle = [entry for entry in idle if entry[1].is_alive()]
             while waiting and len(busy) < workers:
                 mine, process, log = idle.pop() if idle else _start(context, settings, folder, detector)
                 number = waiting.popleft()

@@ -111,8 +111,7 @@ def extract(
             written = write(done, place, labels, aspect=aspect, fps=fps, **made)
             if store is not None:
                 exchange(out, work)
-        if done or not nobody:  # nothing is kept there that the next call could use
-            shutil.rmtree(work)
+        shutil.rmtree(work)
     return Summary(
         path=str(out),
         layout=settings.keep,

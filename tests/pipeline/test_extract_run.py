@@ -16,6 +16,7 @@ from handcraft.data.check import check_store
 from handcraft.data.merge import merge_stores
 from handcraft.data.store import Store
 from handcraft.errors import ConfigError, DataError
+from handcraft.extract import kept
 from handcraft.extract.inputs import find_clips
 from handcraft.extract.landmarker import Settings
 from handcraft.extract.run import extract
@@ -140,7 +141,7 @@ def test_where_everything_fails_there_is_no_store(tmp_path):
     summary = go(folder, tmp_path / "s")
     assert summary.exit_code == 2
     assert summary.lines()[0] == f"{tmp_path / 's'}: no clip, so no store was written"
-    assert not (tmp_path / "s").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
     (folder / "a/1.mp4").unlink()
     gone = extract([ClipSource(folder / "a/1.mp4", "x", "a")], tmp_path / "t", SMALL, detector=Dots, progress=False)
     assert "No such file" in gone.failed[0]
@@ -258,9 +259,9 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("HANDCRAFT_FAKE", str(note))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     process = subprocess.Popen([sys.executable, str(script), str(folder), str(tmp_path / "s")], start_new_session=True)
-    kept, whole_files = tmp_path / "s.extracting/clips", "[0-9a-f]*.npz"
+    results, whole_files = tmp_path / "s.extracting/clips", "[0-9a-f]*.npz"
     patience = time.monotonic() + 60
-    while len(list(kept.glob(whole_files))) < 3:
+    while len(list(results.glob(whole_files))) < 3:
         assert process.poll() is None
         assert time.monotonic() < patience
         time.sleep(0.01)
@@ -268,14 +269,14 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path, monkeypatch):
     process.wait()
     time.sleep(0.2)
     assert not (tmp_path / "s").exists()
-    done = len(list(kept.glob(whole_files)))
+    done = len(list(results.glob(whole_files)))
     note.unlink()
     with pytest.raises(DataError, match="begun here with another fps"):
         go(folder, tmp_path / "s", Settings(keep="holistic75", fps=5))
     go(folder, tmp_path / "s", workers=2)
     assert content(tmp_path / "s") == content(tmp_path / "whole")
     assert sum(line.split()[1] == "1" for line in note.read_text().splitlines()) == 8 - done
-    assert not kept.exists()
+    assert not results.exists()
 
 
 def test_a_second_run_on_the_same_store_waits_its_turn(tmp_path):
@@ -303,10 +304,27 @@ def test_an_exchange_that_was_stopped_is_finished(tmp_path):
 
 
 def test_a_damaged_result_is_named(tmp_path):
-    folder = videos(tmp_path / "v", a_1=None, a_2=BLACK)
-    (folder / "a/1.mp4").unlink()
-    go(folder, tmp_path / "s")  # nobody: the result is kept, no store is written
-    file = next((tmp_path / "s.extracting/clips").glob("*.npz"))
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match=rf"{file.name}: not a result that can be read .*; delete it"):
-        go(folder, tmp_path / "s")
+    source = ClipSource(video(tmp_path / "a.mp4"), "a", "x")
+    made = kept.task(source, tmp_path)
+    extracted = extract_clip(source, SMALL, detector=Dots)
+    kept.save(extracted, made)
+    landmarks, visibility = kept.load_arrays(made)
+    np.testing.assert_array_equal(landmarks, extracted.landmarks)
+    np.testing.assert_array_equal(visibility, extracted.visibility)
+    assert kept.load_facts(made).counts == extracted.counts
+    made.file.write_bytes(made.file.read_bytes()[:100])
+    for load in (kept.load_arrays, kept.load_facts):
+        with pytest.raises(DataError, match=rf"{made.file.name}: not a result that can be read .*; delete it"):
+            load(made)
+
+
+def test_a_video_that_changed_is_another_task(tmp_path):
+    path = video(tmp_path / "a.mp4")
+    names = {kept.task(ClipSource(path, "a", "x"), tmp_path).file}
+    names.add(kept.task(ClipSource(path, "a", "other label", signer="anna"), tmp_path).file)
+    assert len(names) == 1
+    names.add(kept.task(ClipSource(path, "b", "x"), tmp_path).file)
+    names.add(kept.task(ClipSource(path, "a", "x", end=1.0), tmp_path).file)
+    os.utime(path, (1, 1))
+    names.add(kept.task(ClipSource(path, "a", "x"), tmp_path).file)
+    assert len(names) == 4
