@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from fake_landmarker import video
 
 INCLUDE_CLIPS = (
     "Adjectives/1. loud/MVI_5177.MOV",
@@ -20,12 +21,12 @@ INCLUDE_CLIPS = (
 
 
 def include_folder(path: Path, clips: Iterable[str] = INCLUDE_CLIPS, *, frames: int = 0) -> Path:
-    """The videos of INCLUDE in `path`: empty files, or tiny videos of so many frames, each of another brightness."""
+    """The videos of INCLUDE in `path`: empty files, or small videos of so many frames, each one more than the last."""
     for number, clip in enumerate(clips):
         place = path / clip
         place.parent.mkdir(parents=True, exist_ok=True)
         if frames:
-            write_video(place, np.full((frames, 24, 32, 3), 10 + 5 * number, np.uint8))
+            video(place, frames=frames + number)
         else:
             place.touch()
     return path
@@ -66,15 +67,3 @@ def display_folder(path: Path, *, signs: int = 2, performers: int = 2, frames: i
             lines = [f"0 days, 0 hours, 0 minutes, {s} seconds, {ms} miliseconds" for s, ms in moments]
             (clip / "01 Times" / "Times.csv").write_text("\n".join(lines) + "\n\n")
     return path
-
-
-def write_video(path: Path, pictures: np.ndarray, fps: int = 25) -> None:
-    """pictures (T,H,W,3) uint8 as a small video."""
-    import av
-
-    with av.open(str(path), "w", format="mov") as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())

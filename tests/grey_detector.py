@@ -1,11 +1,9 @@
-"""A detector without a memory and without models: where it sees landmarks depends on how bright the picture is, so that
-every frame of a test's video gives landmarks of its own, in this process and in any other."""
+"""A detector without models that finds a whole person, fit for the paper's recipes: where depends on how bright the
+picture is."""
 
 import numpy as np
 
 from handcraft.extract.landmarker import DETECTED, Detection
-
-DARKEST = 5.0  # a darker picture shows nobody
 
 
 class Grey:
@@ -22,8 +20,6 @@ class Grey:
 
     def detect(self, picture, time):
         mean = float(picture.mean())
-        if mean < DARKEST:
-            return Detection()
         points = {
             name: np.random.default_rng(count).uniform(0.4, 0.6, (count, 3)).astype(np.float32) + np.float32(mean / 1e3)
             for name, count in DETECTED.items()
@@ -34,23 +30,3 @@ class Grey:
     @staticmethod
     def describe(settings):
         return {"backend": "grey", "version": 1}
-
-
-class Fatal(Grey):
-    """Cannot run anywhere."""
-
-    def __init__(self, settings):
-        from handcraft.errors import ConfigError
-
-        raise ConfigError("the models are gone")
-
-
-class Deadly(Grey):
-    """Takes its process with it when it sees a bright picture."""
-
-    def detect(self, picture, time):
-        if picture.mean() > 200:
-            import os
-
-            os._exit(7)
-        return super().detect(picture, time)
