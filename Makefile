@@ -1,5 +1,5 @@
-# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-extract, fuzz; clean.
-# Each creates .venv or .venv-extract on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
+# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-scale,
+# test-extract, fuzz; clean. Each creates .venv or .venv-extract on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ MUTATIONS ?= 20000
 ONE_THREAD := OMP_NUM_THREADS=1
 NATIVE := $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/selective_scan/*.h)
 
-.PHONY: demo test test-interpret test-aot test-native extract-env test-extract fuzz lint format docs bench clean help
+.PHONY: demo test test-interpret test-aot test-native test-scale extract-env test-extract fuzz lint format docs bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -47,6 +47,10 @@ test-aot: $(VENV)/.gpu
 # Recorded calls of the CPU library again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-native: $(VENV)/.installed
 	HANDCRAFT_SANITIZERS=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/ops/test_sanitizers.py
+
+# Training in several processes by torchrun, and compiled by torch.compile's code generator: ten minutes.
+test-scale: $(VENV)/.installed
+	HANDCRAFT_SCALE=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/pipeline/test_torchrun.py
 
 # A second environment, for `handcraft extract`: MediaPipe needs an older numpy than the rest.
 extract-env: $(EXTRACT_VENV)/.installed

@@ -134,6 +134,7 @@ setup(
         "ray": ["ray[data]>=2.51"],
         "pose": ["pose-format>=0.10.5"],
         "video": ["av>=12"],
+        "tensorboard": ["tensorboard>=2.16"],
         "bench": ["pytest>=8", "pytest-benchmark>=5", "matplotlib>=3.8"],
         "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4"],
         "test": [
@@ -144,7 +145,7 @@ setup(
             "ruff>=0.15",
             "selenium>=4.20",
             "webdataset>=1.0",
-            "handcraft[pose,video]",
+            "handcraft[pose,tensorboard,video]",
         ],
     },
     entry_points={"console_scripts": ["handcraft = handcraft.cli:main"]},
