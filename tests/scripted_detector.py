@@ -1,6 +1,5 @@
 """A detector that sees in a video what a test wants it to see, and small videos to show it."""
 
-import downloads
 import numpy as np
 import pytest
 
@@ -49,7 +48,13 @@ def script(monkeypatch, videos):
 
 def write_video(path, frames, grey=128, size=(64, 48), fps=25):
     """A video of one grey; size: width and height."""
-    pytest.importorskip("av", reason="PyAV is not installed")
+    av = pytest.importorskip("av", reason="PyAV is not installed")
     path.parent.mkdir(parents=True, exist_ok=True)
-    downloads.write_video(path, np.full((frames, size[1], size[0], 3), grey, dtype=np.uint8), fps)
+    picture = np.full((size[1], size[0], 3), grey, dtype=np.uint8)
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
     return path

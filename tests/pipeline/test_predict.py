@@ -83,7 +83,7 @@ def test_raw_store_is_preprocessed_as_the_checkpoint_says_and_no_other_way(tmp_p
     logits = []
     for i in range(len(store)):
         landmarks = preprocess(store.landmarks(i), layout("holistic75"), RAW)
-        clip = replace(data.subset([i]), frames=torch.from_numpy(landmarks), start=torch.tensor([0]), present=None)
+        clip = replace(data.subset([i]), frames=torch.from_numpy(landmarks), start=torch.tensor([0]))
         logits.append(classify(loaded, clip))
     expected = torch.cat(logits).softmax(1).max(1)
     for row, p, k in zip(rows, expected.values.tolist(), expected.indices.tolist(), strict=True):
