@@ -11,7 +11,6 @@ from handcraft.data.store import Store
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.match import GENERATORS, classifier_folder
-from handcraft.metrics.distribution import compare
 from handcraft.partition import partition
 from handcraft.predict import load_for
 from handcraft.recipe import check_recipe
@@ -67,6 +66,8 @@ def distribution(real: Path, synthetic: Path, model: Path | None, split: str, *,
 
     Both stores are read with the classifier's preprocessing, or the one that a centred store says it had.
     """
+    from handcraft.metrics.distribution import compare  # which other commands do not need
+
     stores = {"real": Store(real), "synthetic": Store(synthetic)}
     checkpoint = None if model is None else load(classifier_folder(model))
     if checkpoint is not None:
