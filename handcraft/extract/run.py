@@ -249,7 +249,7 @@ def _work(
             if event.kind == "failed":
                 failed.append((event.task, event.reason))
                 bar.write(f"failed: {event.reason}", file=sys.stderr)
-    return frames / (time.monotonic() - began), [line for _, line in sorted(failed)]
+    return frames / (time.monotonic() - began) if frames else None, [line for _, line in sorted(failed)]
 
 
 def _shown(tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:

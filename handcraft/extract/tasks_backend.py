@@ -40,7 +40,12 @@ class Tasks:
             min_face_landmarks_confidence=settings.tracking,
             min_hand_landmarks_confidence=settings.tracking,
         )
-        self._landmarker = vision.HolisticLandmarker.create_from_options(options)
+        try:
+            self._landmarker = vision.HolisticLandmarker.create_from_options(options)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{settings.model}: mediapipe cannot use it ({error}); expected a holistic_landmarker.task"
+            ) from None
         self._stamp = -1
 
     def __enter__(self) -> "Tasks":

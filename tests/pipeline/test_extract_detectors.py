@@ -174,6 +174,15 @@ def test_the_hash_of_the_models_is_said_and_can_be_demanded(stand, model):
         Tasks.describe(Settings("tasks", model=model + "x"))
 
 
+def test_a_file_that_holds_no_models_ends_the_run_and_not_a_clip(stand, model):
+    def refuse(options):
+        raise RuntimeError("Unable to open zip archive.")
+
+    stand.tasks.vision.HolisticLandmarker.create_from_options = refuse
+    with pytest.raises(ConfigError, match=r"holistic_landmarker\.task: mediapipe cannot use it .Unable to open zip"):
+        Tasks(Settings("tasks", model=model))
+
+
 @pytest.mark.parametrize(("version", "good"), [("0.10.21", False), ("0.10.35", True), ("1.2.2", True), ("1.3", True)])
 def test_releases_without_the_interface_are_refused(stand, model, monkeypatch, version, good):
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
