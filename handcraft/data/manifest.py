@@ -138,8 +138,10 @@ class Manifest:
             raise DataError(f"{path}: is a symbolic link, and a store holds none; copy the store with its files")
         if not path.exists():
             unfinished = any(_PART.fullmatch(entry.name) or entry.name.startswith(".") for entry in store.iterdir())
-            why = "its writing was interrupted; make it again, with the same command" if unfinished else "this folder is not a store"
-            raise DataError(f"{store}: has no {MANIFEST}: {why}")
+            interrupted = "its writing was interrupted; make it again, with the same command"
+            raise DataError(
+                f"{store}: has no {MANIFEST}: {interrupted if unfinished else 'this folder is not a store'}"
+            )
         try:
             return cls.from_dict(verified(read_json(path), path))
         except (OSError, ValueError) as error:
