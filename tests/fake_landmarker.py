@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handcraft.errors import ConfigError
 from handcraft.extract.landmarker import DETECTED, Detection
 
 RED, GREEN, BLUE, BLACK = (230, 20, 20), (20, 230, 20), (20, 20, 230), (0, 0, 0)
@@ -54,6 +55,13 @@ class Dots:
     @staticmethod
     def describe(settings):
         return {"backend": "dots", "mediapipe": "0", "detection": settings.detection}
+
+
+class Unable(Dots):
+    """A detector that finds out late that it cannot run."""
+
+    def __init__(self, settings):
+        raise ConfigError("no models here")
 
 
 def pictures(frames, size=(64, 48), colour=RED):

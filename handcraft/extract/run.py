@@ -32,7 +32,7 @@ from handcraft.extract.pool import run_tasks
 from handcraft.extract.summary import Summary
 from handcraft.extract.video import look
 from handcraft.extract.worker import ClipSource
-from handcraft.extract.write import NEW, Written, exchange, finish_exchange, write
+from handcraft.extract.write import MERGED, NEW, OLD, Written, exchange, finish_exchange, write
 from handcraft.files import TEMPORARY, read_json, write_json
 
 WORK = ".extracting"  # the ending of the folder beside OUT
@@ -137,14 +137,14 @@ def _version_of(package: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _taken(work: Path) -> Iterator[None]:
-    """The folder of an unfinished run, for this process alone; nothing of it stays where nothing was begun."""
+    """The folder of an unfinished run, for this process alone; nothing of it stays where it holds nothing yet."""
     work.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(work):
+    with locked(work):
+        try:
             yield
-    finally:
-        with contextlib.suppress(OSError):
-            work.rmdir()
+        finally:
+            if not any(any((work / name).glob("*")) for name in (CLIPS, MERGED, OLD)):
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _go_on(work: Path, choices: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_landmarker import BLACK, BLUE, GREEN, STEP, Dots, video
+from fake_landmarker import BLACK, BLUE, GREEN, STEP, Dots, Unable, video
 
 from handcraft.data.check import check_store
 from handcraft.data.merge import merge_stores
@@ -277,6 +277,13 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path, monkeypatch):
     assert content(tmp_path / "s") == content(tmp_path / "whole")
     assert sum(line.split()[1] == "1" for line in note.read_text().splitlines()) == 8 - done
     assert not results.exists()
+
+
+def test_a_detector_that_cannot_run_ends_the_run_and_leaves_nothing(tmp_path):
+    video(tmp_path / "v/a/1.mp4")
+    with pytest.raises(ConfigError, match="no models here"):
+        go(tmp_path / "v", tmp_path / "s", detector=Unable)
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
 
 
 def test_a_second_run_on_the_same_store_waits_its_turn(tmp_path):
