@@ -128,9 +128,9 @@ def make_motion(batch: int, frames: int = 6, dim: int = 14) -> Tensors:
     return {"prediction": prediction, "target": target}
 
 
-def seen_landmarks(batch: int, frames: int, landmarks: int) -> np.ndarray:
+def seen_landmarks(batch: int, frames: int, landmarks: int) -> Tensor:
     """(B,M,J): some landmarks are missing in some frames, all of them in frame 4 of every third clip."""
-    b, m, j = np.ogrid[:batch, :frames, :landmarks]
+    b, m, j = torch.arange(batch)[:, None, None], torch.arange(frames)[:, None], torch.arange(landmarks)
     return ((b + 2 * m + 3 * j) % 5 != 0) & ((m != 4) | (b % 3 != 1))
 
 
@@ -140,9 +140,9 @@ def _with_seen(function: Callable) -> Callable:
     def run(prediction, target, **extra):
         seen = None
         if hasattr(prediction, "shape"):
-            seen = seen_landmarks(*((1,) * 3 + tuple(prediction.shape))[-3:-1], prediction.shape[-1] // 2)
-            if isinstance(prediction, Tensor):
-                seen = torch.from_numpy(seen).to(prediction.device)
+            seen = seen_landmarks(*((1, *prediction.shape)[-3:-1]), prediction.shape[-1] // 2)
+            if isinstance(prediction, np.ndarray):
+                seen = seen.numpy()
         return function(prediction, target, seen, **extra)
 
     return run

@@ -11,7 +11,7 @@ BACKENDS = ["reference", *(["cpu"] if env.backend("cpu").available else [])]
 
 def example(dtype=torch.float32):
     tensors = make_motion(3)
-    seen = torch.from_numpy(seen_landmarks(3, 6, 7))
+    seen = seen_landmarks(3, 6, 7)
     return tensors["prediction"].to(dtype), tensors["target"].to(dtype), seen
 
 
