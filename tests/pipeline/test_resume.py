@@ -16,8 +16,10 @@ import safetensors.torch
 import torch
 from killing import Forked, kill_repeatedly, lines, wait_for
 from small_clips import small_recipe, small_task
+from tiny_recipe import run_cli
 
 from handcraft import checkpoint as checkpoints
+from handcraft import cli
 from handcraft.checkpoint import _SINCE_2, load
 from handcraft.config import TrainConfig
 from handcraft.engine import train
@@ -141,6 +143,28 @@ def test_a_thread_trains_without_listening_to_signals(tmp_path):
     thread.start()
     thread.join()
     assert done == [2]
+
+
+def test_the_command_says_so_with_exit_code_143(monkeypatch, capfd):
+    def stop() -> int:
+        raise Stopped("cmlpe: stopped by SIGTERM after 3 of 8 steps")
+
+    monkeypatch.setitem(cli.COMMANDS, ("doctor",), (stop, "", None))
+    assert run_cli("doctor") == 143
+    assert capfd.readouterr().err == "handcraft: cmlpe: stopped by SIGTERM after 3 of 8 steps\n"
+    monkeypatch.setenv("RANK", "1")  # of several processes, the first one says it
+    assert run_cli("doctor") == 143
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_in_another_process_names_the_process(monkeypatch, capfd):
+    def fail() -> int:
+        raise TrainingError("out: cannot be written to")
+
+    monkeypatch.setitem(cli.COMMANDS, ("doctor",), (fail, "", None))
+    monkeypatch.setenv("RANK", "2")
+    assert run_cli("doctor") == 2
+    assert capfd.readouterr().err == "handcraft (process 2): out: cannot be written to\n"
 
 
 # --- damaged checkpoints -------------------------------------------------------------------------------------------
