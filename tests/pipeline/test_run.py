@@ -24,7 +24,7 @@ from handcraft.errors import ConfigError, DataError
 from handcraft.linear import linear_baseline
 from handcraft.partition import partition
 from handcraft.recipe import from_plain, load_recipe, to_plain
-from handcraft.run import ARMS, run
+from handcraft.run import ARMS, _require_own, run
 
 MODELS = {"transformer": "transformer_sl", "mamba": "mamba_sl"}
 
@@ -238,6 +238,21 @@ def test_another_setting_is_refused_by_name(place):
     other = write_toy(place.out.parent / "other", seed=1)
     refused(r"another data\.hash", data=other)
     assert contents(place.out) == before
+
+
+def test_a_run_from_before_a_field_came_is_the_same_run(place, tmp_path):
+    """What its mark lacks had the default then."""
+    settings = json.loads((place.out / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    for part in ("generator", "transformer", "mamba"):
+        del settings["recipe"][part]["train"]["ema"]
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/run.json").write_text(json.dumps(settings))
+    now = json.loads((tmp_path / "run.json").read_text())
+    _require_own(tmp_path / "old", now)
+    now["recipe"]["mamba"]["train"]["ema"] = 0.5
+    with pytest.raises(ConfigError, match=r"another recipe\.mamba\.train\.ema \(was 0\.0, is 0\.5\)"):
+        _require_own(tmp_path / "old", now)
 
 
 def test_what_cannot_work_leaves_no_mark(place, tmp_path):
