@@ -151,8 +151,9 @@ HANDCRAFT_INLINE Vec<T> exp2(Vec<T> x) {
         return _mm512_scalef_ps(p, n);
 #else
         // the integer sits in the lowest bits of `shifted`: moved to the exponent's place and added there
-        Vec<T> y = detail::bits<T, Vec<T>>(detail::bits<T, Mask<T>>(p) +
-                                           (detail::bits<T, Mask<T>>(shifted) << detail::Float<T>::mantissa));
+        typedef uint32_t Unsigned __attribute__((vector_size(vector_bytes)));  // may wrap, where y is not used
+        Vec<T> y = detail::bits<T, Vec<T>>(detail::bits<T, Unsigned>(p) +
+                                           (detail::bits<T, Unsigned>(shifted) << detail::Float<T>::mantissa));
         y = x < -126.f ? Vec<T>{} : y;
         return x >= 128.f ? broadcast<T>(__builtin_inff()) : y;
 #endif
