@@ -12,7 +12,7 @@ from handcraft.data.manifest import MANIFEST
 from handcraft.data.store import Store
 from handcraft.errors import DataError
 from handcraft.extract.landmarker import Settings
-from handcraft.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from handcraft.extract.video import VIDEO_SUFFIXES, is_image_clip
 from handcraft.layouts import LAYOUTS
 from handcraft.layouts import layout as find_layout
 
@@ -92,14 +92,15 @@ def sources(path: Path | str) -> list[Source]:
     """The sources that a path means: a file or a folder of images itself, all those in another folder.
 
     In a folder: videos and `.pose` files, by the numbers in their names, then its folders of images, and what lies in
-    its other folders, which are signs (FOLDER/SIGN/FILE, FOLDER/SIGN/CLIP/0001.jpg). Hidden names are passed over.
+    its other folders, which are signs (FOLDER/SIGN/FILE, FOLDER/SIGN/CLIP/0001.jpg). Hidden names are passed over, and
+    images beside clips or folders.
     `DataError`: no such path, a folder that cannot be read or holds none. A folder of a sign that cannot be read is a
     source of its own, to fail by itself.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such store, video or .pose file")
-    if not path.is_dir() or entries(path, IMAGE_SUFFIXES):
+    if not path.is_dir() or is_image_clip(path, CLIPS):
         return [Source(path)]
     found = [Source(file) for file in entries(path, CLIPS)]
     for folder in entries(path, ""):
@@ -132,9 +133,9 @@ def read(source: Source, settings: Settings = DETECTOR) -> Recording:
 
 def _in_folder(folder: Path) -> list[Source]:
     """The clips of a sign, or the one whose images these are."""
-    if entries(folder, IMAGE_SUFFIXES):
+    if is_image_clip(folder, CLIPS):
         return [Source(folder)]
-    images = [inside for inside in entries(folder, "") if entries(inside, IMAGE_SUFFIXES)]
+    images = [inside for inside in entries(folder, "") if is_image_clip(inside, CLIPS)]
     return [Source(clip, folder.name) for clip in (*entries(folder, CLIPS), *images)]
 
 

@@ -7,7 +7,9 @@
     labels.csv                       columns path, label [, signer] [, start] [, end] [, id] [, split]
 
 `start` and `end` are seconds from the first frame of the video; an empty cell means its beginning or end. A path of a
-table is relative to the folder that is given with it, else to the table's own, and may not lead out of it.
+table is relative to the folder that is given with it, else to the table's own, and may not lead out of it. What is not
+taken as a clip, though it may have been meant as one, is in the notes: folders without clips, folders that lie deeper,
+images beside videos or folders, columns of other names.
 """
 
 import math
@@ -19,10 +21,11 @@ from pathlib import Path
 from handcraft.data.clip_files import entries
 from handcraft.data.untrusted import csv_rows, path_inside
 from handcraft.errors import DataError
-from handcraft.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from handcraft.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_files, is_image_clip
 from handcraft.extract.worker import ClipSource
 from handcraft.words import counted, some
 
+COLUMNS = ("path", "label", "signer", "start", "end", "id", "split")
 UNLABELLED = "unlabelled"
 """The class of clips that nobody gave a label: a store needs one."""
 
@@ -65,13 +68,14 @@ def read_table(table: Path | str, folder: Path | str | None = None) -> list[Clip
     """The clips of a table, in its order. folder: what its paths are relative to, by default the table's own.
 
     Files are not looked at: one that is missing shows when its turn comes. Without a column `id`, an id is the path
-    without its ending, with - for /, and with -2, -3, ... where a video has several clips. `DataError`: see `csv_rows`
-    and `path_inside`; an empty label; start and end that are no seconds.
+    without its ending, with - for /, and with -2, -3, ... where a video has several clips. Spaces around a cell's text
+    do not count. `DataError`: see `csv_rows` and `path_inside`; an empty label; start and end that are no seconds.
     """
     table = Path(table)
     folder = table.parent if folder is None else Path(folder)
     found, uses = [], Counter()
-    for row in csv_rows(table, ["path", "label"]):
+    for cells in csv_rows(table, ["path", "label"]):
+        row = {name: text.strip() for name, text in cells.items()}
         path = path_inside(folder, row["path"], table)
         if not row["label"]:
             raise DataError(f"{table}: clip {row['path']} has no label; give each clip its class")
@@ -90,7 +94,7 @@ def read_table(table: Path | str, folder: Path | str | None = None) -> list[Clip
 
 
 def _seconds(text: str, table: Path, name: str) -> float | None:
-    if not text.strip():
+    if not text:
         return None
     try:
         value = float(text)
@@ -103,38 +107,48 @@ def _seconds(text: str, table: Path, name: str) -> float | None:
 
 def _labelled(table: Path, folder: Path | None = None) -> Found:
     clips = read_table(table, folder)
+    others = [name for name in next(csv_rows(table, [])) if name not in COLUMNS]
+    notes = (f"{table.name}: columns that are not used: {some(others)}",) if others else ()
     if folder is None:
-        return Found(tuple(clips))
+        return Found(tuple(clips), notes=notes)
     listed = {clip.path for clip in clips}
     everything = _in_folder(folder)
-    others = [clip.name for clip in everything.clips if clip.path not in listed]
-    note = f"left out: {counted(len(others), 'clip')} that {table.name} does not list: {some(others)}"
-    return Found(tuple(clips), everything.unreadable, (note,) if others else ())
+    left = [clip.name for clip in everything.clips if clip.path not in listed]
+    if left:
+        notes += (f"left out: {counted(len(left), 'clip')} that {table.name} does not list: {some(left)}",)
+    return Found(tuple(clips), everything.unreadable, notes)
 
 
 def _in_folder(folder: Path) -> Found:
     """The clips of a folder: its own, without a label, and those of its folders, which are classes."""
-    if entries(folder, IMAGE_SUFFIXES):
+    if is_image_clip(folder):
         return Found((ClipSource(folder, folder.name, UNLABELLED, name=folder.name),))
     clips = [_clip(path, folder) for path in entries(folder, VIDEO_SUFFIXES)]
-    unreadable, empty = [], []
+    unreadable, empty, over = [], [], image_files(folder)
     for place in entries(folder, ""):
         try:
-            inside = _in_class(place, folder)
+            inside, rest = _in_class(place, folder)
         except DataError as error:
             unreadable.append(str(error))
             continue
         clips += inside
-        empty += [] if inside else [place.name]
-    notes = (f"no clip in {counted(len(empty), 'folder')}: {some(empty)}",) if empty else ()
-    return Found(tuple(clips), tuple(unreadable), notes)
+        over += rest
+        empty += [] if inside or rest else [place.name]
+    notes = [f"no clip in {counted(len(empty), 'folder')}: {some(empty)}"] if empty else []
+    if over:
+        names = some([path.relative_to(folder).as_posix() for path in over])
+        notes.append(f"passed over, being neither DIR/SIGN/CLIP nor DIR/CLIP: {names}")
+    return Found(tuple(clips), tuple(unreadable), tuple(notes))
 
 
-def _in_class(place: Path, folder: Path) -> list[ClipSource]:
-    if entries(place, IMAGE_SUFFIXES):
-        return [_clip(place, folder)]
-    images = [inside for inside in entries(place, "") if entries(inside, IMAGE_SUFFIXES)]
-    return [_clip(path, folder, place.name) for path in [*entries(place, VIDEO_SUFFIXES), *images]]
+def _in_class(place: Path, folder: Path) -> tuple[list[ClipSource], list[Path]]:
+    """The clips of a class, or the one whose images these are; and the images and folders that are no clips."""
+    if is_image_clip(place):
+        return [_clip(place, folder)], []
+    clips, rest = entries(place, VIDEO_SUFFIXES), image_files(place)
+    for inside in entries(place, ""):
+        (clips if is_image_clip(inside) else rest).append(inside)
+    return [_clip(path, folder, place.name) for path in clips], rest
 
 
 def _clip(path: Path, folder: Path, label: str | None = None) -> ClipSource:

@@ -7,7 +7,7 @@ Needs PyAV for videos (extra `extract` or `video`); images are read by Pillow.
 import contextlib
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,mxf,ogg,flv,asf,h
 _INSTALL = "reading videos needs PyAV: pip install 'handcraft[video]'"
 Picture = Callable[[], np.ndarray]
 """Makes the picture of a frame, so that frames nobody wants cost only their decoding."""
+_BEYOND = 1.0  # seconds that an end may lie after the last frame: people round up
 _SLACK = 1e-6  # seconds: times are whole ticks of a clock, boundaries are decimal
 
 
@@ -51,7 +52,8 @@ def read_frames(
     asked for. image_fps: frames a second of a folder of images; without it they have the times 0, 1, 2, ... and neither
     start, end nor fps can be given.
 
-    `DataError`: no file, no video that can be read, damaged or cut short, no frame (between start and end).
+    `DataError`: no file, no video that can be read, damaged or cut short, no frame (between start and end), an end over
+    a second after the last frame.
     """
     path = Path(path)
     _check_range(path, start, end)
@@ -67,8 +69,9 @@ def read_frames(
         frames = _images(path, image_fps or 1.0, start, end)
     else:
         frames = _decoded(path, start, end)
-    size = None
-    for time, picture in frames if fps is None else resampled(frames, fps):
+    size, time, step = None, 0.0, 0.0
+    for at, picture in frames if fps is None else resampled(frames, fps):
+        time, step = at, at - time
         found = picture()
         if found.shape != (size or found.shape):
             raise DataError(
@@ -83,6 +86,8 @@ def read_frames(
             "" if start is None and end is None else f" from {start or 0:g} s to {until} (start and end are seconds)"
         )
         raise DataError(f"{path}: has no frame{where}")
+    if end is not None and end > time + max(step, 0.0) + _BEYOND:
+        raise DataError(f"{path}: its last frame is at {time:.2f} s, and the clip should end at {end:g} s (in seconds)")
 
 
 def resampled(frames: Iterable[tuple[float, Any]], fps: float) -> Iterator[tuple[float, Any]]:
@@ -163,17 +168,25 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _wanted(path: Path, container, stream, start: float | None, end: float | None) -> Iterator[tuple[float, Any]]:
-    count = 0
+    until = None
     for time, frame in _from(path, container, stream, start or 0.0):
         if end is not None and time >= end - _SLACK:
             return
         if frame.is_corrupt:
             raise DataError(f"{path}: its frame at {time:.2f} s is damaged; fetch or convert the video again")
-        count += 1
+        until = time + (float(frame.duration * stream.time_base) if frame.duration else _step(stream))
         if start is None or time >= start - _SLACK:
             yield time, frame
-    if not start and 0 < count < stream.frames - 2:  # a frame or two may lie outside of what is shown
-        raise DataError(f"{path}: has {count} of its {stream.frames} frames: it is cut short; fetch it again")
+    # Times and not numbers of frames: a trimmed video holds frames that are not to be shown. Without an index FFmpeg
+    # guesses how long it is.
+    whole = float(stream.duration * stream.time_base) if stream.frames and stream.duration else 0.0
+    if until is not None and until < whole - 2.5 * _step(stream):
+        raise DataError(f"{path}: has {until:.2f} of its {whole:.2f} seconds: it is cut short; fetch it again")
+
+
+def _step(stream) -> float:
+    """Seconds from frame to frame, as far as the header says."""
+    return 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
 
 
 def _from(path: Path, container, stream, start: float) -> Iterator[tuple[float, Any]]:
@@ -182,7 +195,7 @@ def _from(path: Path, container, stream, start: float) -> Iterator[tuple[float, 
     seek = start > 0
     if seek:
         container.seek(first + int(start / unit), stream=stream, backward=True)
-    number, step = 0, 1.0 / float(stream.average_rate or stream.guessed_rate or 25)
+    number, step = 0, _step(stream)
     before = -step
     for frame in container.decode(stream):
         # A file without times, or with one that goes back: frames follow one another at the file's rate.
@@ -208,6 +221,12 @@ def _images(folder: Path, fps: float, start: float | None, end: float | None) ->
 def image_files(folder: Path) -> list[Path]:
     """The images in a folder, in the order of the numbers in their names. `DataError`: it cannot be read."""
     return entries(folder, IMAGE_SUFFIXES)
+
+
+def is_image_clip(folder: Path, clips: Collection[str] = VIDEO_SUFFIXES) -> bool:
+    """Whether a folder is a clip, given by images: they are there, and neither a file with an ending of `clips` nor a
+    folder, beside which an image is a preview or the like. `DataError`: it cannot be read."""
+    return bool(image_files(folder)) and not entries(folder, clips) and not entries(folder, "")
 
 
 def _image(path: Path) -> np.ndarray:

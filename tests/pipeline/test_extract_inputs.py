@@ -59,6 +59,21 @@ def test_videos_without_a_folder_of_their_own_have_no_label(tmp_path):
     ]
 
 
+def test_an_image_beside_videos_does_not_hide_them(tmp_path):
+    files(tmp_path, "overview.png", "loose.mp4", "a/preview.jpg", "a/x.mp4", "b/preview.jpg", "b/y/1.jpg")
+    found = find_clips([tmp_path])
+    assert described(found) == [("loose", UNLABELLED, "loose.mp4"), ("a-x", "a", "a/x.mp4"), ("b-y", "b", "b/y")]
+    said = "passed over, being neither DIR/SIGN/CLIP nor DIR/CLIP: overview.png, a/preview.jpg, b/preview.jpg"
+    assert found.notes[0] == said
+
+
+def test_videos_that_lie_deeper_are_said_to_be_passed_over(tmp_path):
+    files(tmp_path, "a/x.mp4", "a/more/y.mp4", "b/c/d/z.mp4")
+    found = find_clips([tmp_path])
+    assert described(found) == [("a-x", "a", "a/x.mp4")]
+    assert found.notes == ("passed over, being neither DIR/SIGN/CLIP nor DIR/CLIP: a/more, b/c",)
+
+
 def test_an_empty_folder_is_a_note_and_not_a_failure(tmp_path):
     files(tmp_path, "a/x.mp4", "docs/readme.txt")
     found = find_clips([tmp_path])
@@ -126,6 +141,15 @@ def test_a_table_says_everything(tmp_path):
     assert find_clips([], path).clips == (first, second, third)
 
 
+def test_spaces_around_a_cell_make_no_new_class_and_odd_columns_are_said(tmp_path):
+    files(tmp_path, "a.mp4", "b c.mp4")
+    path = table(tmp_path / "l.csv", "path,label,Signer,start,gloss", " a.mp4,hello ,anna, 1 ,x", "b c.mp4, hello,, ,")
+    found = find_clips([], path)
+    assert described(found) == [("a", "hello", "a.mp4"), ("b c", "hello", "b c.mp4")]
+    assert [clip.start for clip in found.clips] == [1.0, None]
+    assert found.notes == ("l.csv: columns that are not used: Signer, gloss",)
+
+
 def test_a_table_beside_a_folder_is_relative_to_it_and_leaves_the_rest_out(tmp_path):
     videos = files(tmp_path / "videos", "a/x.mp4", "a/y.mp4", "loose.mp4")
     path = table(tmp_path / "labels.csv", "path,label", "loose.mp4,hello")
@@ -142,6 +166,7 @@ def test_a_table_beside_a_folder_is_relative_to_it_and_leaves_the_rest_out(tmp_p
     ("line", "words"),
     [
         ("x.mp4,,,", "has no label"),
+        ("x.mp4,  ,,", "has no label"),
         ("x.mp4,hello,2,1", "starts at 2 s and ends at 1 s"),
         ("x.mp4,hello,,0", "starts at 0 s and ends at 0 s"),
         ("x.mp4,hello,soon,", "'soon'; expected seconds"),

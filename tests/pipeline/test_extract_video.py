@@ -55,6 +55,48 @@ def test_start_and_end_are_seconds_and_the_end_is_not_in(tmp_path, ending, start
     assert columns(path, start=start, end=end) == wanted
 
 
+def trimmed(path, whole, first):
+    """A video copied from frame `first` (25 a second) on without coding it anew: the frames since the key frame before
+    that one are in the file, and not to be shown."""
+    import av
+
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        left_out = int(first / 25 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.dts is not None and packet.pts >= left_out // 2:  # the second of two key frames
+                packet.pts, packet.dts, packet.stream = packet.pts - left_out, packet.dts - left_out, stream
+                target.mux(packet)
+    return path
+
+
+def test_a_trimmed_video_is_not_taken_for_one_that_is_cut_short(tmp_path):
+    whole = video(tmp_path / "whole.mp4", frames=24, size=(128, 48), gop=8)
+    path = trimmed(tmp_path / "a.mp4", whole, 16 - 1)
+    assert columns(path) == list(range(15, 24))
+    assert times(path) == [round(at / 25, 4) for at in range(9)]
+
+
+def test_a_piece_that_a_cut_short_video_lacks_is_missed(tmp_path):
+    whole, place = fast_start(tmp_path / "whole.mp4")
+    (tmp_path / "a.mp4").write_bytes(whole.read_bytes()[:place])
+    assert len(list(read_frames(tmp_path / "a.mp4", start=0.1, end=0.3))) == 5
+    for start, end in ((0.1, 0.6), (0.2, None)):
+        with pytest.raises(DataError, match=r"has 0\.40 of its 0\.80 seconds: it is cut short"):
+            list(read_frames(tmp_path / "a.mp4", start=start, end=end))
+
+
+def test_an_end_far_behind_the_last_frame_is_no_end_in_seconds(tmp_path):
+    path = video(tmp_path / "a.mp4", frames=10)
+    assert columns(path, start=0.2, end=1.3) == [5, 6, 7, 8, 9]
+    with pytest.raises(DataError, match=r"last frame is at 0\.36 s, and the clip should end at 9 s"):
+        list(read_frames(path, start=0.2, end=9))
+    folder = images(tmp_path / "clip", ["1.png", "2.png"])
+    assert len(list(read_frames(folder, end=9, image_fps=0.2))) == 2
+    with pytest.raises(DataError, match=r"last frame is at 0\.04 s, and the clip should end at 9 s"):
+        list(read_frames(folder, end=9, image_fps=25))
+
+
 def test_frames_outside_are_not_decoded(tmp_path, monkeypatch):
     path, seen = video(tmp_path / "a.mp4", frames=25, size=(128, 48), gop=5), []
     decoded = module._from
@@ -212,7 +254,7 @@ def fast_start(path, frames=20):
         ("nothing in it", "no video that can be read"),
         ("playlist", "no video that can be read"),
         ("half a file", "no video that can be read"),
-        ("half its frames", "has 10 of its 20 frames: it is cut short"),
+        ("half its frames", "has 0.40 of its 0.80 seconds: it is cut short"),
         ("half a frame", "its frame at 0.40 s is damaged"),
         ("folder", "has no frame"),
     ],

@@ -40,6 +40,14 @@ def test_a_folder_of_images_is_one_clip(tmp_path):
     ]
 
 
+def test_an_image_beside_clips_does_not_hide_them(tmp_path):
+    for name in ("overview.png", "a.mp4", "yes/preview.jpg", "yes/b.pose", "no/clip/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [(source.path.relative_to(tmp_path).as_posix(), source.label) for source in sources(tmp_path)]
+    assert found == [("a.mp4", None), ("no/clip", "no"), ("yes/b.pose", "yes")]
+
+
 def test_paths_that_mean_nothing_are_named(tmp_path):
     with pytest.raises(DataError, match=r"gone: no such store, video or \.pose file"):
         sources(tmp_path / "gone")
