@@ -1,5 +1,5 @@
-# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-scale,
-# test-extract, fuzz; clean. Each creates .venv or .venv-extract on its own; PYTHON names the interpreter to create it with (3.11 to 3.13).
+# make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-scale, test-extract,
+# fuzz; clean. Each creates .venv (or .venv-extract) on its own; PYTHON names the interpreter for it (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
