@@ -5,11 +5,14 @@ and the checks, and calls the library; errors the package raises on purpose end 
     handcraft run small --help      every field of the recipe `small`, with its value, to be overridden
 """
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +46,7 @@ class Run:
     out: Folder
     """Folder for everything the run makes; the same call continues a stopped run."""
     seeds: int = 3
+    """Runs of everything, with the seeds 0, 1, ...; figures come with their spread."""
     clips_per_class: int | None = None
     """Draw that many training clips of each class, by seed; the generators see only those."""
     track: Literal["tensorboard"] | None = None
@@ -104,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("handcraft").setLevel(logging.INFO if process == "0" else logging.WARNING)
     logging.getLogger("handcraft.kernels").setLevel(logging.WARNING)
     try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with _terminable():
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except Stopped as error:
         if process == "0":
@@ -124,10 +129,32 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"{name}: {one_line(error)}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("handcraft: interrupted; the same command with the same folder continues where it can", file=sys.stderr)
-        code = 130
+    except KeyboardInterrupt as error:
+        how, code = ("stopped by SIGTERM", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        print(f"handcraft: {how}; the same command with the same folder continues where it can", file=sys.stderr)
     raise SystemExit(code)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is half written goes, what is whole stays, as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into `_Terminated`; a training takes its own care of it. Processes of torchrun end at once: they may
+    be waiting for each other."""
+    if threading.current_thread() is not threading.main_thread() or "RANK" in os.environ:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _about_backend(error: Exception) -> bool:

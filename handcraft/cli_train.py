@@ -29,6 +29,7 @@ class TrainGenerator:
     init_from: Annotated[Path, arg(metavar="DIR")] | None = None
     """Generators to start from (a folder with forward/ and reversed/); their signs may be others."""
     seed: int = 0
+    """Of initial weights, batches and validation clips; the same seed gives the same run."""
     clips_per_class: int | None = None
     """Draw that many training clips of each class, by seed."""
     resume: bool = False
@@ -69,6 +70,7 @@ class TrainClassifier:
     out: Folder
     """Folder for logs and checkpoints."""
     model: Literal["transformer", "mamba"] = "transformer"
+    """Which classifier."""
     synthetic: Annotated[str, arg(metavar="STORE|online:DIR")] | None = None
     """Synthetic clips to pretrain on: a store of them (`handcraft generate`), or `online:` and the folder with the
     generators forward/ and reversed/, which then make every batch anew, nothing of it on disk."""
@@ -77,6 +79,7 @@ class TrainClassifier:
     augment: bool = False
     """Use the recipe's augmentation."""
     seed: int = 0
+    """Of initial weights, batches and validation clips; the same seed gives the same run."""
     clips_per_class: int | None = None
     """Draw that many training clips of each class, by seed."""
     resume: bool = False

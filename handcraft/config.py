@@ -32,6 +32,7 @@ class WindowConfig:
     """From a clip of any length to the W frames a model sees (step 5)."""
 
     frames: int = 32
+    """W."""
     mode: Literal["resample", "wrap", "zero"] = "resample"
     """resample: linear in time over the true length, for shorter and longer clips alike; wrap: repeat a shorter
     clip; zero: pad a shorter clip. wrap and zero crop a longer clip (random in training, centred otherwise)."""
@@ -54,22 +55,29 @@ class TrainConfig:
     """One training run of the loop. Exactly one of `steps` and `epochs` is positive."""
 
     steps: int = 0
+    """Length of the run in batches; 0 where `epochs` says it."""
     epochs: float = 0.0
+    """Length of the run in passes over as many samples as `epoch` has; 0 where `steps` says it."""
     epoch: Literal["balanced", "oversampled"] = "balanced"
     """balanced: an epoch is N_train balanced samples; oversampled: classes x largest class (the paper's)."""
     batch: int = 64
+    """Samples a step, of all processes and pieces together."""
     optimizer: Literal["adam", "radam"] = "radam"
+    """The paper has adam for its generators and radam for its classifiers."""
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["onecycle", "constant"] = "onecycle"
+    """onecycle: the rate rises to `lr` and falls to nearly nothing; constant: it is `lr` throughout."""
     warmup: float = 0.3
     """Fraction of the steps in which the one-cycle rate rises (`pct_start`)."""
     weight_decay: float = 1e-4
+    """L2, added to the gradient."""
     lookahead: bool = True
     """Lookahead around the optimizer, k = 5, alpha = 0.5."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     label_smoothing: float = 0.0
+    """Share of a classifier's target that is spread over all classes."""
     validate_every: int = 50
     """Steps between validations; the last step always validates."""
     checkpoint_every: int = 50
@@ -95,12 +103,15 @@ class CMLPeConfig:
     """The generator, DESIGN 4.1. `classes` and `dim` of 0 are filled from the data when the model is built."""
 
     classes: int = 0
+    """Signs; 0: as many as the data has."""
     dim: int = 0
-    """D = landmarks x coordinates."""
+    """D = landmarks x coordinates; 0: the data's."""
     context: int = 16
     """M, context frames in and frames out."""
     blocks: int = 6
+    """K, MLP blocks one after the other."""
     embedding: int = 32
+    """E, numbers that a sign's embedding has."""
     noise: float = 0.1
     """Standard deviation of the noise on the class embedding, in training and generation."""
     adaln_zero: bool = False
@@ -123,14 +134,23 @@ class TransformerSLConfig:
     """Transformer-SL, DESIGN 4.3."""
 
     classes: int = 0
+    """Signs; 0: as many as the data has."""
     dim: int = 0
+    """D = landmarks x coordinates; 0: the data's."""
     frames: int = 32
+    """Frames of a window, as `window.frames` of the recipe."""
     tokens: Literal["dct", "frames"] = "dct"
+    """dct: the coefficients of the window's cosine transform; frames: the frames as they are, padding masked."""
     width: int = 80
+    """Numbers of a token inside the model."""
     layers: int = 2
+    """Encoder layers."""
     heads: int = 4
+    """Attention heads of a layer; they divide `width`."""
     mlp: int = 128
+    """Width of the hidden layer of each encoder layer's MLP."""
     dropout: float = 0.2
+    """Share of numbers dropped in training."""
     head: int = 1024
     """Width of the hidden layer of the classification head."""
 
@@ -140,15 +160,25 @@ class MambaSLConfig:
     """Mamba-SL, DESIGN 4.3."""
 
     classes: int = 0
+    """Signs; 0: as many as the data has."""
     dim: int = 0
+    """D = landmarks x coordinates; 0: the data's."""
     frames: int = 32
+    """Frames of a window, as `window.frames` of the recipe."""
     tokens: Literal["dct", "frames"] = "dct"
+    """dct: the coefficients of the window's cosine transform; frames: the frames as they are, padding masked."""
     width: int = 64
+    """Numbers of a token inside the model."""
     layers: int = 1
+    """Mamba blocks."""
     state: int = 16
+    """States of each channel of the selective scan."""
     expand: int = 2
+    """Channels of the scan, as a multiple of `width`."""
     conv: int = 4
+    """Tokens that the causal convolution before the scan sees."""
     head: int = 1024
+    """Width of the hidden layer of the classification head."""
 
 
 ModelConfig = CMLPeConfig | SequentialConfig | TransformerSLConfig | MambaSLConfig
@@ -164,6 +194,7 @@ class GeneratorRecipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Of the generators' training windows, and of the source clips that they generate from."""
     statistics: Literal["train", "authors"] = "train"
+    """What standardises: mean and deviation of the training clips, or the constants of the paper's authors."""
     method: Literal["twins", "sequential"] = "twins"
     """twins: one half of a clip at once from the other half (the paper); sequential: a few frames at a time from the
     ones before, in both directions."""
@@ -184,6 +215,7 @@ class TransformerRecipe:
     finetune: float = 1.0
     """Learning rate on real clips after synthetic pretraining, as a share of `train.lr`."""
     statistics: Literal["train", "authors"] = "train"
+    """What standardises: mean and deviation of the training clips, or the constants of the paper's authors."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +229,7 @@ class MambaRecipe:
     finetune: float = 1.0
     """Learning rate on real clips after synthetic pretraining, as a share of `train.lr`."""
     statistics: Literal["train", "authors"] = "train"
+    """What standardises: mean and deviation of the training clips, or the constants of the paper's authors."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +237,9 @@ class Recipe:
     """Everything `handcraft run` needs besides the data."""
 
     name: str = "custom"
+    """What reports call it."""
     description: str = ""
+    """One line about it, for reports and lists."""
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
     transformer: TransformerRecipe = field(default_factory=TransformerRecipe)

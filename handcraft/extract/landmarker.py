@@ -28,6 +28,7 @@ class Settings:
     """The choices that decide an extraction's numbers."""
 
     backend: Backend = "holistic"
+    """holistic: mediapipe 0.10.21 with its own models; tasks: mediapipe 0.10.35 or newer with a `model` of yours."""
     keep: Kept = "holistic553"
     """Layout of the result: all points (`holistic553`), those that the paper uses (`holistic87`), or no face."""
     model: str | None = None

@@ -1,6 +1,7 @@
 """The command line: every command end to end on a tiny store, and its help."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -203,10 +204,19 @@ def test_no_arguments_and_version_and_groups(capfd):
     assert "unknown command '--bogus'" in one_line_error(capfd, "--bogus")
 
 
+# An option, what it takes, and at once its default: {a,b}, {None}|INT, DIR, [STR [STR ...]].
+UNSAID = re.compile(
+    r"--[\w.-]*\w(?:, --[\w.-]+)?(?: (?:\{[^}]*\}(?:\|[A-Z]+)?|[A-Z][A-Z|:]*|\[[^(]*\]))? \((?:default|required)[^)]*\)"
+)
+
+
 @pytest.mark.parametrize("words", cli.COMMANDS, ids=" ".join)
 def test_every_command_has_help(words, capfd):
     assert run_cli(*words, "--help") == 0
-    assert f"usage: handcraft {' '.join(words)}" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert f"usage: handcraft {' '.join(words)}" in out
+    plain = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
+    assert not UNSAID.findall(plain), "options without a word on what they do"
 
 
 def test_help_of_a_recipe_shows_its_values(place, capfd):
