@@ -21,7 +21,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 import handcraft
-from handcraft.data.manifest import MANIFEST
+from handcraft.data.manifest import MANIFEST, MAX_TEXT, is_text
 from handcraft.data.merge import detectors, parse_shard
 from handcraft.data.store import Store
 from handcraft.data.writer import clear_leftovers, locked
@@ -34,6 +34,7 @@ from handcraft.extract.video import look
 from handcraft.extract.worker import ClipSource
 from handcraft.extract.write import MERGED, NEW, OLD, Written, exchange, finish_exchange, write
 from handcraft.files import TEMPORARY, read_json, write_json
+from handcraft.words import counted
 
 WORK = ".extracting"  # the ending of the folder beside OUT
 SETTINGS = "settings.json"
@@ -69,14 +70,18 @@ def extract(
 
     A clip that cannot be read, or shows nobody, is in the summary and not in the store. `ConfigError`: the detector
     cannot run, senseless choices. `DataError`: `out` is something else, or a store that this does not fit into; another
-    process works on it; an unfinished run was begun with other settings.
+    process works on it; an unfinished run was begun with other settings; ids, labels, signers or splits that no store
+    can hold.
     """
     out, settings = Path(out), settings or Settings()
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected at least 1")
     detector = detector or detector_of(settings)
     identity = dict(detector.describe(settings))
+    _require_storable(clips)
     number, count = (1, 1) if shard is None else parse_shard(shard, "shard")
+    if count > max(1, len(clips)):
+        raise ConfigError(f"shard is {shard}, of {counted(len(clips), 'clip')}; expected no more parts than clips")
     mine = clips[(number - 1) * len(clips) // count : number * len(clips) // count]
     work = out.with_name(out.name + WORK)
     with _taken(work):
@@ -126,6 +131,21 @@ def extract(
         speed=speed,
         workers=workers,
     )
+
+
+def _require_storable(clips: Sequence[ClipSource]) -> None:
+    """`DataError` names the first clip whose texts the store would refuse, after all has been detected."""
+    seen: set[str] = set()
+    for clip in clips:
+        for name, text in (("id", clip.id), ("label", clip.label), ("signer", clip.signer), ("split", clip.split)):
+            if not is_text(text) or (not text and name in ("id", "label")):
+                raise DataError(
+                    f"{clip.path}: its {name} is {text[:80]!a}, expected printable text of at most {MAX_TEXT} "
+                    "characters; rename it, or list the clips in a table"
+                )
+        if clip.id in seen:
+            raise DataError(f"{clip.path}: its id {clip.id!r} is that of another clip, too; ids must differ")
+        seen.add(clip.id)
 
 
 def _version_of(package: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def tasks_of(folder, results, colours=(RED, BLACK, BLUE, GREEN, RED)):
         path = folder / f"{number}.mp4"
         if not path.exists():
             video(path, frames=3 + number, colour=colour)
-        tasks.append(Task(ClipSource(path, f"clip{number}", "sign", end=9.0), results / f"{number}.npz"))
+        tasks.append(Task(ClipSource(path, f"clip{number}", "sign", end=0.9), results / f"{number}.npz"))
     broken = folder / "broken.mp4"
     broken.write_text("no video")
     return [*tasks, Task(ClipSource(broken, "broken", "sign"), results / "broken.npz")]

@@ -1,5 +1,6 @@
 """The run over all clips, with a detector that is no MediaPipe: what is kept, stopped and continued, what fails."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -228,6 +229,19 @@ def test_what_cannot_be_done_is_refused_before_anything_is_detected(tmp_path, mo
         go(folder, tmp_path / "s", workers=0)
     with pytest.raises(DataError, match="shard is '3/2'"):
         go(folder, tmp_path / "s", shard="3/2")
+    with pytest.raises(ConfigError, match="shard is 2/3, of 1 clip; expected no more parts than clips"):
+        go(folder, tmp_path / "s", shard="2/3")
+    for change, words in (
+        ({"id": "x" * 300}, "its id is 'xxx.* at most 256 characters"),
+        ({"id": ""}, "its id is ''"),
+        ({"label": "two\nlines"}, r"its label is 'two\\nlines'"),
+        ({"signer": "\udcff"}, r"its signer is '\\udcff'"),
+    ):
+        wrong = dataclasses.replace(find_clips([folder]).clips[0], **change)
+        with pytest.raises(DataError, match=words):
+            extract([wrong], tmp_path / "s", detector=Dots)
+    with pytest.raises(DataError, match="its id 'a-1' is that of another clip"):
+        extract(2 * find_clips([folder]).clips, tmp_path / "s", detector=Dots)
     for change in ({"fps": 0}, {"detection": 2}, {"backend": "x"}, {"backend": "tasks"}, {"model": "m"}, {"fps": 1e9}):
         with pytest.raises(ConfigError):
             Settings(**change)
