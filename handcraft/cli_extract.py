@@ -70,6 +70,8 @@ def extract(
     )
     *inputs, out = paths
     found = find_clips(inputs, labels)
+    for note in found.notes:  # now, and not after hours
+        print(note, flush=True)
     summary = run(
         found.clips,
         out,
@@ -80,7 +82,6 @@ def extract(
         allow_mixed=allow_mixed,
         licence=licence,
         unreadable=found.unreadable,
-        notes=found.notes,
     )
     print("\n".join(summary.lines()))
     return summary.exit_code

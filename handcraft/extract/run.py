@@ -55,17 +55,16 @@ def extract(
     licence: str | None = None,
     source: Mapping[str, Any] | None = None,
     unreadable: Sequence[str] = (),
-    notes: Sequence[str] = (),
     detector: Detector | None = None,
     progress: bool | None = None,
 ) -> Summary:
     """Extract the landmarks of `clips` into the raw store `out`, or add those that the store lacks.
 
     workers: processes; the store's bytes do not depend on how many. on: "processes" of this machine, or "ray" for the
-    cores of a cluster (see `ray.run_tasks`). shard: "2/8" works on the second of eight equal
-    runs of the list; `merge_stores` joins the eight stores. allow_mixed: add to a store made by another detector.
-    source: more to say in the manifest about where the clips come from. unreadable, notes: lines for the summary that
-    finding the clips gave (see `find_clips`). detector: another one than the settings name. progress: show a bar, by
+    cores of a cluster (see `ray.run_tasks`). shard: "2/8" works on the second of eight equal runs of the list;
+    `merge_stores` joins the eight stores. allow_mixed: add to a store made by another detector. source: more to say in
+    the manifest about where the clips come from. unreadable: lines on what could not be looked through for clips (see
+    `find_clips`), which count as failures. detector: another one than the settings name. progress: show a bar, by
     default on a terminal.
 
     A clip that cannot be read, or shows nobody, is in the summary and not in the store. `ConfigError`: the detector
@@ -127,7 +126,7 @@ def extract(
         counts=written.counts,
         known=len(mine) - len(new),
         failed=(*unreadable, *failed, *broken, *nobody),
-        notes=(*notes, *written.notes),
+        notes=written.notes,
         speed=speed,
         workers=workers,
     )

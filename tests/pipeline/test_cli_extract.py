@@ -24,6 +24,7 @@ def call(*words):
 
 def test_from_a_table_to_a_store(tmp_path, dots, capsys):
     video(tmp_path / "videos/long.mp4", frames=20)
+    video(tmp_path / "videos/other.mp4")
     (tmp_path / "labels.csv").write_text(
         "path,label,signer,start,end\nlong.mp4,hi,anna,0.2,0.4\nlong.mp4,bye,anna,0.4,\n"
     )
@@ -35,6 +36,7 @@ def test_from_a_table_to_a_store(tmp_path, dots, capsys):
     assert store.frames.tolist() == [5, 10]
     assert (store.manifest.layout, store.manifest.licence) == ("holistic87", "CC0")
     said = capsys.readouterr().out
+    assert said.startswith("left out: 1 clip that labels.csv does not list: other.mp4\n")
     assert "2 clips of 2 classes, 15 frames, layout holistic87" in said
     assert "found in frames: pose 100%" in said
 

@@ -39,7 +39,7 @@ def videos(folder, **colours):
 
 def go(folder, out, settings=SMALL, **options):
     found = find_clips([folder])
-    more = {"unreadable": found.unreadable, "notes": found.notes, "detector": Dots, "progress": False}
+    more = {"unreadable": found.unreadable, "detector": Dots, "progress": False}
     return extract(found.clips, out, settings, **(more | options))
 
 
