@@ -28,6 +28,8 @@ _STATE = {
     "metrics": dict | None,
 }
 """What a checkpoint's resume state holds, see `handcraft.engine`."""
+_SINCE_2 = {"generators"}
+"""Fields of a fingerprint that version 1 does not have. The training clips, which it has, come from those generators."""
 
 
 @contextlib.contextmanager
@@ -83,6 +85,8 @@ def read(folder: Path) -> dict:
 def require_same(out: Path, saved: dict, now: dict, prefix: str = "") -> None:
     """Raise `TrainingError` naming the first field in which a resumed run differs from the one it continues."""
     for name in {**now, **saved}:
+        if name in _SINCE_2 and name not in saved:
+            continue
         then, current = saved.get(name), now.get(name)
         if isinstance(then, dict) and isinstance(current, dict):
             require_same(out, then, current, f"{prefix}{name}.")

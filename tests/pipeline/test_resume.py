@@ -285,7 +285,7 @@ def as_version_1(out: Path) -> None:
         state = checkpoints.load_resume(folder)
         state["random"] = state["random"][0]["cpu"]
         state["fingerprint"]["train"] = {k: v for k, v in state["fingerprint"]["train"].items() if k not in _SINCE_2}
-        del state["weights"]
+        del state["weights"], state["fingerprint"]["generators"]
         save_state(folder / "resume.safetensors", state)
         config = verified(read_json(folder / "config.json"), folder)
         config["format_version"] = 1
