@@ -36,7 +36,8 @@ def predict(
         top: classes to list for each.
         window: slide a window of so many seconds over each recording, and print the time line.
         step: seconds from window to window; half a window where not given.
-        fps: sample videos at so many frames a second; and the rate of a store that does not say its own.
+        fps: sample videos at so many frames a second; and the rate of folders of images, and of a store that does not
+            say its own.
         backend: what detects the landmarks of videos; should be what did for the training clips.
         task: .task file with the models of backend tasks. Its releases of MediaPipe report usage to their maker.
         json: print one JSON object a line instead of tables.
@@ -52,7 +53,7 @@ def predict(
     require_classifier(checkpoint)
     if ids and not (len(inputs) == 1 and is_store(inputs[0])):
         raise ConfigError("--ids chooses clips of a store; give one store and nothing else with it")
-    detector = Settings(backend=backend, model=None if task is None else str(task), fps=fps)
+    detector = Settings(backend=backend, model=None if task is None else str(task), fps=fps, image_fps=fps)
     options = {"ids": ids or None, "top": top, "window": window, "step": step, "fps": fps, "detector": detector}
     rows, failed = [], []
     for outcome in _outcomes(checkpoint, inputs, options):

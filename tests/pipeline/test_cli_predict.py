@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from scripted_detector import script, write_video
 from small_clips import small_clips
 from tiny_recipe import one_line_error, run_cli, write_recipe, write_toy
@@ -14,6 +15,7 @@ from handcraft.checkpoint import save
 from handcraft.data.preprocess import signature
 from handcraft.data.store import Store, StoreWriter
 from handcraft.extract import holistic
+from handcraft.extract.video import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,21 @@ def test_the_time_line_of_a_video(place, films, capfd):
     assert "a.mp4" in out.splitlines()[0]
     assert f"{seconds:.2f} s" in out
     assert row["timeline"][0]["sign"] in out
+
+
+def test_the_time_line_of_a_folder_of_images(place, films, tmp_path, capfd):
+    """Images do not say how fast they follow one another; with their rate they are the frames of the video."""
+    video, folder = films / "one" / "a.mp4", tmp_path / "images"
+    folder.mkdir()
+    for number, (_, picture) in enumerate(read_frames(video)):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    words = ("--model", place / "model", "--window", 0.4, "--json")
+    assert run_cli("predict", folder, *words) == 2
+    assert "its frame rate is unknown" in printed(capfd)[1][0]
+    assert run_cli("predict", video, folder, *words, "--fps", 25) == 0
+    (of_video, of_images), errors = printed(capfd)
+    assert not errors
+    assert of_images["timeline"] == of_video["timeline"]
 
 
 def test_the_rest_is_recognised_where_some_cannot_be(place, films, tmp_path, capfd):
