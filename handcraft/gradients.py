@@ -8,6 +8,7 @@ to rounding, whatever the number of processes and pieces. Cut into one piece, no
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def record(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be making the next batch
         found = run()
 
     def replay() -> Tensor:
@@ -136,10 +137,13 @@ def compile_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _in_bf16(network: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
-    def call(*inputs: Tensor) -> Tensor:
+def _in_bf16(network: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """`network` under autocast; what it returns, a tensor or several, is fp32."""
+
+    def call(*inputs: Any) -> Any:
         with torch.autocast(device, torch.bfloat16):
-            return network(*inputs).float()
+            found = network(*inputs)
+        return tuple(tensor.float() for tensor in found) if isinstance(found, tuple) else found.float()
 
     return call
 

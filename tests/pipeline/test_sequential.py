@@ -1,5 +1,6 @@
 """The sequential generator: roll-outs, the learned end, clips of any length, and generators that start from others."""
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from handcraft.models.sequential import roll_both
 from handcraft.recipe import check_recipe
 from handcraft.sequential import SequentialTask, extend
 from handcraft.tasks import GeneratorTask
+from handcraft.tracking import LOG
 from handcraft.training import without_labels
 
 TWIN = small_recipe("cmlpe", steps=12)
@@ -71,6 +73,18 @@ def test_noise_is_a_function_of_seed_and_sample():
     assert torch.equal(one[1], model.draw_noise(3, torch.tensor([9]), reverse=False, steps=6)[0, :8])
     assert not torch.equal(one, model.draw_noise(3, torch.tensor([5, 9]), reverse=True, steps=4))
     assert not torch.equal(one[0, :2], one[0, 2:4])
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"accumulate": 3}, {"ema": 0.9}])
+def test_it_trains_with_the_settings_of_every_training(changes, tmp_path):
+    clips = small_clips()
+
+    def losses(name, **more):
+        recipe = replace(RECIPE, train=replace(RECIPE.train, steps=4, validate_every=4, **more))
+        train(sequential_task(clips, recipe=recipe), tmp_path / name)
+        return [json.loads(line)["loss"] for line in (tmp_path / name / LOG).open()]
+
+    assert losses("changed", **changes) == pytest.approx(losses("plain"), rel=0.05 if "precision" in changes else 1e-5)
 
 
 def test_both_halves_of_a_clip_are_generated():
