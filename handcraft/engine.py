@@ -374,7 +374,10 @@ def _writing(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Says whether SIGTERM has come since; in a thread, which cannot listen to signals, it never has."""
+    """Says whether SIGTERM has come since; in a thread, which cannot listen to signals, it never has.
+
+    One that came too late to stop anything here is handed on to the caller's handler: there may be more to stop.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -384,3 +387,5 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    if came:  # and no exception has told of it
+        signal.raise_signal(signal.SIGTERM)

@@ -114,11 +114,18 @@ def test_sigterm_saves_the_step_and_the_next_call_goes_on(tmp_path, whole):
     assert_equal_runs(out, whole)
 
 
-def test_sigterm_during_the_last_step_ends_well(tmp_path):
-    task = task_of(steps=2)
-    real = task.batch
-    task.batch = lambda step, share: (os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None, real(step, share))[1]
-    assert train(task, tmp_path / "run").steps == 2
+def test_sigterm_during_the_last_step_ends_well_and_is_the_callers(tmp_path):
+    """Who trains again after this must hear of it."""
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        task = task_of(steps=2)
+        real = task.batch
+        task.batch = lambda step, share: (step == 1 and os.kill(os.getpid(), signal.SIGTERM), real(step, share))[1]
+        assert train(task, tmp_path / "run").steps == 2
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_callers_handler_is_back_afterwards(tmp_path):
