@@ -24,22 +24,32 @@ LARGEST_JSON = 64 << 20  # bytes: far more than the manifest of a million clips;
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` when the block ends well, remove it otherwise.
 
-    Serves a file (a plain replace) and a folder (the target must not exist yet).
+    Serves a file (a plain replace) and a folder (the target must not exist yet). Contents reach the disk before the
+    name does, so that what has its name is whole even after a power cut.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
     try:
         yield temporary
-        if temporary.is_file():
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+        _to_disk(*(temporary.rglob("*") if temporary.is_dir() else ()), temporary)
         os.replace(temporary, path)
+        _to_disk(path.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _to_disk(*paths: Path) -> None:
+    """Come back when the contents of files, and the names in folders, are on the disk."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path | str, text: str) -> None:

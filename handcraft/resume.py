@@ -34,13 +34,16 @@ _SINCE_2 = {"generators"}
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock. The kernel drops it when the process ends in whatever way, SIGKILL included."""
+    """Hold the folder's lock, against a second training or a second run of all stages. The kernel drops it when the
+    process ends in whatever way, SIGKILL included."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / LOCK, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TrainingError(f"{out}: another process is training in this folder; choose another one") from None
+            raise TrainingError(
+                f"{out}: another process works in this folder; wait for it, or choose another one"
+            ) from None
         yield
 
 

@@ -5,6 +5,7 @@ synthetic pretraining; with both), score them on the test split, and a linear mo
 Stopped at any moment, the same call continues: trainings from their last checkpoint, finished ones at once.
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from handcraft.checkpoint import load
 from handcraft.config import Recipe
 from handcraft.data.residence import open_clips
+from handcraft.data.resumable import SETTINGS, UNFINISHED
 from handcraft.data.store import Store, split_hash
 from handcraft.distributed import is_first, on_first
 from handcraft.errors import ConfigError, DataError
@@ -34,6 +36,7 @@ from handcraft.partition import partition
 from handcraft.recipe import check_recipe, from_plain, to_plain
 from handcraft.report import arm_name, markdown
 from handcraft.report_html import html_report
+from handcraft.resume import LOCK, locked
 from handcraft.tracking import Track
 from handcraft.training import (
     CLASSIFIERS,
@@ -89,8 +92,8 @@ def run(
     the reports stay as they are.
     clips_per_class: draw that many training clips a class by seed; the generators see only those. track: see
     `handcraft.engine.train`. In a process group the trainings are shared, and the first process does the rest while the
-    others wait. `ConfigError` if `out` holds a run of other settings or data; else what the parts raise. Settings or
-    data that cannot work are refused before anything is written.
+    others wait. `ConfigError` if `out` holds a run of other settings or data, `TrainingError` if another process works
+    there; else what the parts raise. Settings or data that cannot work are refused before anything is written.
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected at least 1")
@@ -108,44 +111,50 @@ def run(
         partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
         for seed in range(seeds)
     ]
-    on_first(lambda: write_json(out / MARK, settings))
-    found = _Found([], [], {str(seed): part.describe(clips) for seed, part in enumerate(parts)})
-    show = (sys.stderr.isatty() if progress is None else progress) and is_first()
-    clock = _Clock(out / "seconds.json")
-    file, report, page = out / "metrics.json", out / "report.md", out / "report.html"
-    before = _earlier(file)
-    finished = before is not None and before.get("seeds") == seeds and report.exists() and page.exists()
-    with tqdm(total=seeds * STAGES, desc="all stages", unit="stage", disable=not show, position=0) as bar:
+    with contextlib.ExitStack() as held:
+        on_first(lambda: held.enter_context(locked(out)))
+        on_first(lambda: write_json(out / MARK, settings))
+        found = _Found([], [], {str(seed): part.describe(clips) for seed, part in enumerate(parts)})
+        show = (sys.stderr.isatty() if progress is None else progress) and is_first()
+        clock = _Clock(out / "seconds.json")
+        file, report, page = out / "metrics.json", out / "report.md", out / "report.html"
+        before = _earlier(file)
+        finished = before is not None and before.get("seeds") == seeds and report.exists() and page.exists()
+        with tqdm(total=seeds * STAGES, desc="all stages", unit="stage", disable=not show, position=0) as bar:
 
-        def done() -> None:
-            if not finished and is_first():
-                clock.save()
-            bar.update()
+            def done() -> None:
+                if not finished and is_first():
+                    clock.save()
+                bar.update()
 
-        for seed, part in enumerate(parts):
-            _Seed(recipe, store, Data(clips, part), out, seed, done, {"progress": show, "track": track}).go(found)
-    metrics = {
-        "rows": found.rows,
-        "generators": found.generators,
-        **settings,
-        "seeds": seeds,
-        "splits": found.splits,
-        "data_source": {"path": str(store.path), "source": store.manifest.source, "licence": store.manifest.licence},
-        "seconds": round(clock.seconds(), 1),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    metrics = json.loads(json.dumps(metrics))  # as a reader of the file sees it
+            for seed, part in enumerate(parts):
+                _Seed(recipe, store, Data(clips, part), out, seed, done, {"progress": show, "track": track}).go(found)
+        metrics = {
+            "rows": found.rows,
+            "generators": found.generators,
+            **settings,
+            "seeds": seeds,
+            "splits": found.splits,
+            "data_source": {
+                "path": str(store.path),
+                "source": store.manifest.source,
+                "licence": store.manifest.licence,
+            },
+            "seconds": round(clock.seconds(), 1),
+            "machine": machine(),
+            "versions": versions(),
+        }
+        metrics = json.loads(json.dumps(metrics))  # as a reader of the file sees it
 
-    def write() -> Outcome:
-        if finished and all(before.get(name) == metrics[name] for name in FIGURES):
-            return Outcome(before, report, page)
-        write_json(file, metrics)
-        write_text(report, markdown(metrics))
-        write_text(page, html_report(metrics, out, clips, store.manifest.fps))
-        return Outcome(metrics, report, page)
+        def write() -> Outcome:
+            if finished and all(before.get(name) == metrics[name] for name in FIGURES):
+                return Outcome(before, report, page)
+            write_json(file, metrics)
+            write_text(report, markdown(metrics))
+            write_text(page, html_report(metrics, out, clips, store.manifest.fps))
+            return Outcome(metrics, report, page)
 
-    return on_first(write)
+        return on_first(write)
 
 
 @dataclass
@@ -217,8 +226,9 @@ class _Seed:
         logger.info("seed %d: %s: top-1 %.3f on %d test clips", self.seed, name, row["top1"], row["clips"])
 
     def _synthetic(self, path: Path, twins: dict[str, Path]) -> Store:
-        """The synthetic store: the one that is there if it is whole and from these generators, else a new one."""
-        if path.exists():
+        """The synthetic store: the one that is there if it is from these generators and whole, or begun and then
+        finished; else a new one."""
+        if path.exists() and not _begun(path, twins):
             try:
                 kept = Store(path)
                 kept.verify()
@@ -233,6 +243,13 @@ class _Seed:
         return generate(
             *twins.values(), sources, path, per_class=count, seed=self.seed, progress=self.watch["progress"]
         )
+
+
+def _begun(path: Path, twins: dict[str, Path]) -> bool:
+    """Whether an unfinished store of these generators is there."""
+    settings = _earlier(path / UNFINISHED / SETTINGS)
+    source = settings.get("source") if settings else None
+    return isinstance(source, dict) and all(source.get(twin) == load(place).sha256 for twin, place in twins.items())
 
 
 class _Clock:
@@ -272,7 +289,7 @@ def _require_own(out: Path, settings: dict) -> None:
                 f"{out}: holds a run with another {changed}; continue it with the settings in {mark.name}, or choose "
                 "another folder"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(entry.name != LOCK for entry in out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no run; choose a new folder")
 
 
