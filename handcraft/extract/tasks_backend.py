@@ -3,6 +3,7 @@
 Releases of mediapipe that have it report usage to their maker over the network, as the help of the command says.
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -99,6 +100,6 @@ def _mediapipe():
     except ImportError as error:
         raise ConfigError(f"{INSTALL} ({error})") from None
     version = metadata.version("mediapipe")
-    if tuple(int(part) for part in version.split(".")[:3]) < OLDEST:
+    if tuple(map(int, re.findall("[0-9]+", version)[:3])) < OLDEST:  # 1.3rc1, too, is a version
         raise ConfigError(f"{INSTALL}; here is {version}")
     return mediapipe

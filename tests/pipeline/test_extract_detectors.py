@@ -183,7 +183,9 @@ def test_a_file_that_holds_no_models_ends_the_run_and_not_a_clip(stand, model):
         Tasks(Settings("tasks", model=model))
 
 
-@pytest.mark.parametrize(("version", "good"), [("0.10.21", False), ("0.10.35", True), ("1.2.2", True), ("1.3", True)])
+@pytest.mark.parametrize(
+    ("version", "good"), [("0.10.21", False), ("0.10.35", True), ("1.2.2", True), ("1.3rc1", True)]
+)
 def test_releases_without_the_interface_are_refused(stand, model, monkeypatch, version, good):
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     settings = Settings("tasks", model=model)
