@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from handcraft.data.manifest import CLIPS, LANDMARKS, MANIFEST, MAX_TEXT, PartEntry, part_entry
+from handcraft.data.manifest import CLIPS, MANIFEST, MAX_TEXT, PartEntry, part_entry
 from handcraft.data.parquet import read_table
 from handcraft.data.part import SCHEMA, part_name
 from handcraft.data.writer import StoreWriter, clear_leftovers, locked, refuse_store
@@ -65,6 +65,7 @@ class ResumableWriter(StoreWriter):
         self._unfinished = self.path / UNFINISHED
         settings = {"parts_wanted": parts, "dtype": self._dtype.name, **self._manifest.to_dict()}
         self._settings = json.loads(json.dumps(settings))
+        self._mark = with_checksum(self._settings)["checksum"]  # of the settings, in every part's note
         self._notes: dict[int, dict[str, Any]] = {}
         self._whole = False
 
@@ -86,7 +87,7 @@ class ResumableWriter(StoreWriter):
 
     def _announce(self, entry: PartEntry) -> None:
         """A note without its part does no harm; a part without its note would look like a stranger's."""
-        value = dataclasses.asdict(entry) | {"notes": self._notes[self._number]}
+        value = dataclasses.asdict(entry) | {"notes": self._notes[self._number], "settings": self._mark}
         write_json(self._unfinished / f"{entry.name}.json", with_checksum(value))
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
@@ -101,7 +102,9 @@ class ResumableWriter(StoreWriter):
         else:
             refuse_store(self.path)
             if self._only is None:
-                shutil.rmtree(self._unfinished, ignore_errors=True)
+                if self._unfinished.is_dir():  # killed before its first file was there; else it is not ours to clear
+                    clear_leftovers(self._unfinished)
+                    self._unfinished.rmdir()
                 clear_leftovers(self.path)
             write_json(settings, with_checksum(self._settings))
         if self._only is not None:
@@ -113,6 +116,8 @@ class ResumableWriter(StoreWriter):
         self._clear()
 
     def _require_same(self, found: dict[str, Any]) -> None:
+        if not isinstance(found, dict) or not isinstance(found.get("source"), dict):
+            raise DataError(f"{self._unfinished / SETTINGS}: says nothing about a store; delete the folder")
         ours, theirs = _flat(self._settings), _flat(found)
         other = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         if other:
@@ -131,7 +136,7 @@ class ResumableWriter(StoreWriter):
         try:
             found = verified(read_json(file), file)
             entry = part_entry(found, number)
-            same = all(sha256_file(folder / name) == entry.sha256[name] for name in (CLIPS, LANDMARKS))
+            same = all(sha256_file(folder / name) == digest for name, digest in entry.sha256.items())
             if entry.name != folder.name or not same:
                 raise DataError(f"{folder}: its SHA-256 is not that of {UNFINISHED}/{file.name}")
             longest = {"id": 4 * MAX_TEXT, "split": 4 * MAX_TEXT}
@@ -143,6 +148,10 @@ class ResumableWriter(StoreWriter):
                 shutil.rmtree(folder)
             file.unlink(missing_ok=True)
             return
+        if found.get("settings") != self._mark:
+            raise DataError(
+                f"{folder}: was made with other settings than {self._unfinished / SETTINGS}; delete that part"
+            )
         self._count(table)
         self._parts[number] = entry
 

@@ -123,6 +123,46 @@ def test_other_settings_or_a_part_without_its_note_are_refused(tmp_path):
     assert (tmp_path / "s" / "part-00001").exists()
 
 
+def test_a_part_of_other_settings_copied_there_is_refused(tmp_path):
+    make(tmp_path / "s", 2, only=0)
+    make(tmp_path / "t", 2, only=1, source={"seed": 2})
+    shutil.copytree(tmp_path / "t" / "part-00001", tmp_path / "s" / "part-00001")
+    shutil.copy(tmp_path / "t" / "unfinished" / "part-00001.json", tmp_path / "s" / "unfinished")
+    with pytest.raises(DataError, match=r"part-00001: was made with other settings than .*settings\.json"):
+        make(tmp_path / "s", 2)
+    assert (tmp_path / "s" / "part-00001").exists()
+    shutil.rmtree(tmp_path / "s" / "part-00001")
+    make(tmp_path / "s", 2)
+    assert Store(tmp_path / "s").manifest.source == {"seed": 1}
+
+
+@pytest.mark.parametrize("name", ["chapter.txt", "part-00001.json"])
+def test_a_folder_named_unfinished_that_is_not_ours_is_left_alone(tmp_path, name):
+    """Somebody's own, or that of parts which were copied here without the settings."""
+    (tmp_path / "s" / "unfinished").mkdir(parents=True)
+    (tmp_path / "s" / "unfinished" / name).write_text("work of a month")
+    (tmp_path / "s" / "part-00001").mkdir()
+    with pytest.raises(DataError, match=rf"unfinished: the folder is not empty \(it holds {name}\)"):
+        make(tmp_path / "s")
+    assert (tmp_path / "s" / "unfinished" / name).read_text() == "work of a month"
+    assert (tmp_path / "s" / "part-00001").exists()
+
+
+def test_what_is_left_of_a_call_killed_at_its_start_is_cleared(tmp_path):
+    (tmp_path / "s" / "unfinished").mkdir(parents=True)
+    (tmp_path / "s" / "unfinished" / ".partial-0123456789ab-settings.json").write_text("{")
+    make(tmp_path / "s")
+    make(tmp_path / "whole")
+    assert files(tmp_path / "s") == files(tmp_path / "whole")
+
+
+def test_settings_that_are_none_are_refused(tmp_path):
+    (tmp_path / "s" / "unfinished").mkdir(parents=True)
+    (tmp_path / "s" / "unfinished" / "settings.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"settings\.json: says nothing about a store"):
+        make(tmp_path / "s")
+
+
 @pytest.mark.parametrize("name", ["part-00001/landmarks.npy", "part-00001/clips.parquet", "unfinished/part-00001.json"])
 def test_a_damaged_part_is_made_again(tmp_path, name):
     make(tmp_path / "whole")
