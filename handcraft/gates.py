@@ -103,7 +103,7 @@ class Distance:
         nearest = nearest[nearest.isfinite()]
         if not len(nearest):
             raise DataError(f"gate {self.text}: no class has two real clips that can be compared; leave this gate out")
-        self.limit = float(torch.quantile(nearest.double(), percent / 100))
+        self.limit = _rounded(torch.quantile(nearest.double(), percent / 100))
 
     def passes(self, made: Synthetic) -> Tensor:
         return self.distance(made) <= self.limit
@@ -191,7 +191,7 @@ class Speed:
 
     def __init__(self, clips: Clips, window: WindowConfig, percent: float):
         self.text = f"speed:{percent:g}"
-        self.limit = float(torch.quantile(_of_real(clips, window, self._fastest).double(), percent / 100))
+        self.limit = _rounded(torch.quantile(_of_real(clips, window, self._fastest).double(), percent / 100))
 
     def passes(self, made: Synthetic) -> Tensor:
         return self.speed(made) <= self.limit
@@ -319,6 +319,11 @@ def _judge(made: Synthetic, gates: Sequence[Gate], tally: Tally) -> Tensor:
         tally.rejected[at] += np.bincount(label[fails.cpu().numpy()], minlength=len(tally.made))
         rejected |= fails
     return rejected
+
+
+def _rounded(limit: Tensor) -> float:
+    """To five digits: machines whose products differ in the last bits agree on it, and so can make a store together."""
+    return float(f"{float(limit):.5g}")
 
 
 def _shown(made: Synthetic) -> Tensor:

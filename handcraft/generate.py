@@ -117,7 +117,8 @@ def generate(
     rows = synthesizer.window.frames if synthesizer.window.mode == "resample" else 0  # else unknown before it is made
     with contextlib.ExitStack() as stack:
         stack.enter_context(writer)
-        stack.enter_context(_threads(max(1, torch.get_num_threads() // workers)))
+        # Matrix products differ in their last bits with the number of threads, too, so gates are given one.
+        stack.enter_context(_threads(1 if gates else max(1, torch.get_num_threads() // workers)))
         pool = ThreadPoolExecutor(workers, "generate")
         stack.callback(pool.shutdown, cancel_futures=True)
         todo = [(number, parts[number]) for number in writer.missing]

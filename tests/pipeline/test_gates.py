@@ -172,6 +172,38 @@ def test_the_shards_of_gated_clips_add_up(clips, twins, synthesizer, tmp_path):
     assert whole.manifest.source["rates"]["made"] > 60
 
 
+def test_gates_look_with_one_thread_whatever_the_workers(clips, twins, tmp_path):
+    """A matrix product of 3 threads may differ from that of one; this would be a matter of luck in the bytes."""
+    seen = set()
+
+    class Looks:
+        text, seen_clips = "looks", ()
+
+        def passes(self, made):
+            seen.add(torch.get_num_threads())
+            return torch.ones_like(made.label, dtype=torch.bool)
+
+        def describe(self):
+            return {}
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        generate(*twins, clips, tmp_path / "s", total=3, workers=1, gates=[Looks()])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+
+
+def test_limits_have_five_digits(clips, twins):
+    """What a store's settings say must not depend on the last bits of a product."""
+    for text in ("distance:37", "speed:37"):
+        (gate,) = build_gates([text], clips, twins[0])
+        assert gate.limit > 0
+        assert gate.limit == float(f"{gate.limit:.5g}") == gate.describe()["limit"]
+
+
 def test_a_class_that_cannot_be_filled_is_named(clips, twins, tmp_path, monkeypatch):
     class Never:
         text, seen_clips = "never", ()
