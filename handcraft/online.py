@@ -42,7 +42,7 @@ class OnlineTask(ClassifierTask):
             seen=sorted(synthesizer.seen_clips),
             generators=(synthesizer.forward.sha256, synthesizer.reversed.sha256),
         )
-        self.synthesizer = synthesizer.to(self.clips.start.device)
+        self.synthesizer = synthesizer.over(self.clips)  # where training has found room for them
         made, self._reading = synthesizer.window, self.window
         if made == self.window and made.mode == "resample":  # then a clip is its own window, and wrap only copies it
             self._reading = replace(self.window, mode="wrap")

@@ -90,9 +90,9 @@ class Synthesizer:
         self._ready = self._prepare()
         self._absent = None if self._ready is None else _isnan(self._ready)
 
-    def to(self, device: torch.device | str) -> "Synthesizer":
-        """One that makes the same clips on `device`."""
-        clips, ways = self.clips.to(device), {"seed": self.seed, "missing": self.missing, "vary": self.vary}
+    def over(self, clips: Clips) -> "Synthesizer":
+        """One that makes the same clips from the same sources, `clips`, which lie elsewhere."""
+        ways = {"seed": self.seed, "missing": self.missing, "vary": self.vary}
         return Synthesizer(self.forward, self.reversed, clips, **ways)
 
     @property

@@ -8,10 +8,12 @@ import torch
 from small_clips import RECIPES, small_clips
 from twins import twin
 
+from handcraft import clip_task
 from handcraft.checkpoint import load, save
 from handcraft.config import AugmentConfig, Recipe, WindowConfig
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import load_clips
+from handcraft.data.host import HostFrames
 from handcraft.data.statistics import compute
 from handcraft.data.store import hex_digests
 from handcraft.distributed import Share
@@ -83,12 +85,25 @@ def test_no_clip_comes_twice_and_shares_make_the_batch(clips):
     assert not torch.equal(other.x, batches[0].x)
 
 
-def test_a_synthesizer_on_another_device_is_the_same_but_for_its_tensors(clips):
-    made = Synthesizer(*twins_of(clips), clips, seed=3, missing="none", vary=False)
-    moved = made.to("meta")
-    assert moved.clips.frames.device.type == "meta"
-    assert (moved.seed, moved.missing, moved.vary) == (3, "none", False)
-    assert (moved.forward, moved.reversed) == (made.forward, made.reversed)
+def test_a_synthesizer_over_clips_that_lie_elsewhere_is_the_same(clips):
+    far = replace(clips, frames=HostFrames.of(clips.frames))
+    for ways in ({}, {"missing": "none", "vary": False}):
+        made = Synthesizer(*twins_of(clips), clips, seed=3, **ways)
+        moved = made.over(far)
+        assert moved.clips is far
+        for ours, theirs in zip(moved.make(torch.arange(20)), made.make(torch.arange(20)), strict=True):
+            assert torch.equal(ours.nan_to_num(9), theirs.nan_to_num(9))
+
+
+def test_sources_are_held_once_and_where_training_keeps_them(clips, monkeypatch):
+    """As beside a GPU that has no room for them."""
+    twins = twins_of(clips)
+    far = replace(clips, frames=HostFrames.of(clips.frames))
+    monkeypatch.setattr(clip_task, "place", lambda clips, device: far)
+    task = online(clips, twins)
+    assert task.synthesizer.clips.frames is far.frames
+    monkeypatch.undo()
+    assert torch.equal(task.batch(2).x, online(clips, twins).batch(2).x)
 
 
 def test_an_interrupted_training_continues_exactly(clips, tmp_path):
