@@ -124,6 +124,16 @@ def _call(op: str, backend: str, device: str, dtype: torch.dtype) -> Tensor:
         "motion_norms": lambda: kernels.motion_norms(
             first, draw(4, 16, 48), torch.ones(4, 16, 24, dtype=torch.bool, device=device), backend=backend
         ),
+        "clip_windows": lambda: kernels.clip_windows(
+            first,
+            torch.arange(20, device=device).view(2, 10),
+            torch.arange(4, 24, device=device).view(2, 10),
+            draw(2, 10).sigmoid(),
+            turns=draw(2, 3),
+            mean=draw(25, 3),
+            std=draw(25, 3).exp(),
+            backend=backend,
+        ),
     }
     shapes = {
         "dct_linear": (4, 32, 48),
@@ -134,9 +144,10 @@ def _call(op: str, backend: str, device: str, dtype: torch.dtype) -> Tensor:
         "selective_scan": (4, 48, 33),
         "mamba_block": (4, 33, 32),
         "motion_norms": (4, 16, 48),
+        "clip_windows": (24, 25, 3),
     }
     first = draw(*shapes[op])
-    if op == "cmlpe_generate":
+    if op in ("cmlpe_generate", "clip_windows"):
         return calls[op]()
     first.requires_grad_()
     out = calls[op]()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from handcraft.checkpoint import Checkpoint
 from handcraft.config import AugmentConfig, SequentialConfig
-from handcraft.data.augment import draw_turns, sub_windows, turn
+from handcraft.data.augment import draw_turns, sub_windows
 from handcraft.data.clips import Clips
 from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.split import validation_split
@@ -28,7 +28,6 @@ from handcraft.partition import VALIDATION_SHARE
 
 _READY_BYTES = 512 << 20  # windows of all sources are kept where they take no more: 18,000 of 32 x 60 x 3 numbers
 _TOGETHER = 1024  # of them are made at a time
-_CACHED = 48  # windows read and turned together on a CPU: 1 MB, so that the second reads what is still in cache
 
 
 class Synthetic(NamedTuple):
@@ -143,12 +142,7 @@ class Synthesizer:
             return windows(self.clips, row, self.window)[0]
         begin, span = sub_windows(self.clips.length[row], self._augment, self.window, self.seed, clip_id)
         turns = draw_turns(self._augment, self.seed, clip_id)
-        size = _CACHED if row.device.type == "cpu" else max(1, len(row))
-        pieces = []
-        for here in torch.arange(len(row), device=row.device).split(size):
-            read = windows(self.clips, row[here], self.window, begin[here], span[here])[0]
-            pieces.append(read if turns is None else turn(read, turns[here]))
-        return torch.cat(pieces)
+        return windows(self.clips, row, self.window, begin, span, turns=turns)[0]
 
     def _prepare(self) -> Tensor | None:
         """The window of every source, where all clips of a source read the same one and there is room for all."""

@@ -12,6 +12,7 @@ if __name__ != "handcraft.kernels":
 
 from handcraft.kernels import dispatch, env, modules, philox
 from handcraft.kernels.adaln_mlp.op import adaln_mlp, adaln_mlp_stack
+from handcraft.kernels.clip_windows.op import clip_windows
 from handcraft.kernels.cmlpe.generate import cmlpe_generate
 from handcraft.kernels.cmlpe.op import cmlpe
 from handcraft.kernels.dct_linear.op import dct_linear
@@ -25,6 +26,7 @@ __all__ = [
     "MambaParams",
     "adaln_mlp",
     "adaln_mlp_stack",
+    "clip_windows",
     "cmlpe",
     "cmlpe_generate",
     "dct_linear",

@@ -45,9 +45,17 @@ def parameter(op: str, name: str, value: Tensor, first: Tensor) -> None:
 
 
 def index(
-    op: str, name: str, value: Tensor, letters: str, expected: tuple[int, ...], first: Tensor, end: int | None
+    op: str,
+    name: str,
+    value: Tensor,
+    letters: str,
+    expected: tuple[int, ...],
+    first: Tensor,
+    end: int | None,
+    *,
+    start: int = 0,
 ) -> None:
-    """Check an int64 index tensor: TypeError, or ValueError for its shape or a value outside [0, end).
+    """Check an int64 index tensor: TypeError, or ValueError for its shape or a value outside [start, end).
 
     `end=None` allows every value.
     Values are looked at on a CPU only: on a GPU that would stall the stream (and break a CUDA graph), and indexing
@@ -62,8 +70,8 @@ def index(
         return
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and value.numel():
         low, high = (int(v) for v in torch.aminmax(value))
-        if low < 0 or high >= end:
-            raise ValueError(f"{op}: {name} has values in [{low}, {high}], expected within [0, {end - 1}]")
+        if low < start or high >= end:
+            raise ValueError(f"{op}: {name} has values in [{low}, {high}], expected within [{start}, {end - 1}]")
 
 
 def device(op: str, name: str, value: Tensor, first: Tensor) -> None:

@@ -66,6 +66,7 @@ OPS = (
     "selective_scan",
     "mamba_block",
     "motion_norms",
+    "clip_windows",
 )
 
 _CPU, _CUDA = frozenset({"cpu"}), frozenset({"cuda"})
@@ -118,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         "N <= 256 without return_last_state",
     ),
     Rule("mamba_block", "mamba_ssm", _CUDA, _NARROW, lambda shape: shape["N"] <= 256, "N <= 256"),
-    *(Rule(op, "cpu", _CPU, evidence=_CPU_EVIDENCE) for op in (*_SCANS, "motion_norms")),
+    *(Rule(op, "cpu", _CPU, evidence=_CPU_EVIDENCE) for op in (*_SCANS, "motion_norms", "clip_windows")),
     *(Rule(op, "reference") for op in OPS),
 )
 

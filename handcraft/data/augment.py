@@ -12,7 +12,7 @@ from torch import Tensor
 
 from handcraft.config import AugmentConfig, WindowConfig
 from handcraft.errors import ConfigError
-from handcraft.kernels import philox
+from handcraft.kernels import clip_windows, philox
 
 
 def augment(x: Tensor, config: AugmentConfig, seed: int, sample_id: Tensor) -> Tensor:
@@ -38,13 +38,9 @@ def draw_turns(config: AugmentConfig, seed: int, sample_id: Tensor) -> Tensor | 
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Apply what `draw_turns` gave. x (B,W,J,C), turns (B,3) -> a new (B,W,J,C)."""
-    cos, sin, factor = turns.to(x.dtype)[:, :, None, None].unbind(1)  # (B,1,1) each
-    turned, (across, down) = torch.empty_like(x), (x[..., 0], x[..., 1])
-    torch.mul(across, cos, out=turned[..., 0]).addcmul_(down, sin, value=-1)
-    torch.mul(down, cos, out=turned[..., 1]).addcmul_(across, sin)
-    torch.mul(x[..., 2:], factor[..., None], out=turned[..., 2:])
-    return turned
+    """Apply what `draw_turns` gave. x (B,W,J,C), turns (B,3) -> a new (B,W,J,C). `windows` does it on the way."""
+    rows = torch.arange(x.shape[0] * x.shape[1], device=x.device).view(x.shape[:2])
+    return clip_windows(x.flatten(0, 1), rows, turns=turns)
 
 
 def sub_windows(

@@ -19,6 +19,7 @@ import pytest
 import torch
 from cases import CASES, MIXING_FORMS, make_mamba, make_scan, make_scan_form
 from generated import setting
+from windowed import setting as windows_setting
 
 from handcraft import kernels
 from handcraft.kernels import MambaParams, env, native, philox
@@ -142,6 +143,14 @@ def run_all() -> None:
                 kernels.cmlpe_generate(**given, seed=5, out=out, backend="cpu")
             alone = given | {"reverse_params": None, "mean": None, "std": None}
             kernels.cmlpe_generate(**alone, seed=5, noise=0.0, backend="cpu")
+    for points in ((1, 2), (7, 3), (60, 3)):
+        for dtype in DTYPES:
+            given = windows_setting(points=points, dtype=dtype)
+            present = torch.empty(5, 7, points[0], dtype=torch.bool)
+            kernels.clip_windows(**given, present=present, backend="cpu")
+            given["first"][1:3] = -1
+            kernels.clip_windows(given["frames"], given["first"], turns=given["turns"], backend="cpu")
+            kernels.clip_windows(given["frames"], given["first"], present=present, backend="cpu")
     for size in (0, 1, 67, 300):
         philox.keep(3, torch.arange(3), size, 0.3)
         philox.words(3, torch.arange(2), 1, 2, size)

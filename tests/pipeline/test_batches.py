@@ -9,9 +9,11 @@ import torch
 from tiny_clips import tiny_clips
 
 from handcraft.config import AugmentConfig, WindowConfig
-from handcraft.data import batches, ready
+from handcraft.data import ready
+from handcraft.data import window as data_window
 from handcraft.data.augment import augment, sub_windows
 from handcraft.data.batches import evaluation_batches, sample_batch, training_batch
+from handcraft.data.host import HostFrames
 from handcraft.data.ready import ReadyWindows
 from handcraft.data.statistics import compute
 from handcraft.data.window import windows
@@ -150,7 +152,8 @@ def test_pieces_and_call_order_do_not_matter(clips, mode, monkeypatch):
     third = training_batch(clips, 3, augment=AUGMENT, **options)
     training_batch(clips, 0, augment=AUGMENT, **options)
     torch.manual_seed(123)
-    monkeypatch.setattr(batches, "_PIECE_BYTES", 3 * 32 * 144 * 4)
+    monkeypatch.setattr(data_window, "_PIECE_BYTES", 3 * 32 * 144 * 4)  # frames on the host come in pieces
+    clips = replace(clips, frames=HostFrames.of(clips.frames))
     assert same(training_batch(clips, 3, augment=AUGMENT, **options), third)
 
 

@@ -1,0 +1,1 @@
+"""Windows of clips: frames between frames, turned, scaled and standardised."""
