@@ -248,6 +248,8 @@ def _notes(checkpoint: Checkpoint, recording: Recording, seen: dict[str, float],
     """What should make one doubt the result."""
     frames, width = len(recording.landmarks), checkpoint.window.frames
     found = [f"{part.replace('_', ' ')} not detected in any frame" for part, share in seen.items() if not share]
+    if recording.varies and window is not None:
+        found.append("its frame rate varies, and times are by the average; sample it evenly (fps)")
     if checkpoint.window.mode == "resample":
         return found
     rate = "an unknown number of" if recording.fps is None else f"{recording.fps:g}"

@@ -37,6 +37,8 @@ class Recording:
     fps: float | None = None
     aspect: float | None = None
     """Width / height of the picture."""
+    varies: bool = False
+    """Whether the steps from frame to frame differ; `fps` is then their average."""
 
     def seen(self) -> dict[str, float]:
         """Part of the layout -> the share of frames in which any landmark of it was detected."""
@@ -127,8 +129,8 @@ def read(source: Source, settings: Settings = DETECTOR) -> Recording:
     from handcraft.extract.worker import ClipSource, extract_clip
 
     found = extract_clip(ClipSource(source.path, id=str(source.path), label=source.label or ""), settings)
-    aspect = found.width / found.height
-    return Recording(found.landmarks, settings.layout.name, str(source.path), source.label, found.fps, aspect)
+    aspect, name = found.width / found.height, str(source.path)
+    return Recording(found.landmarks, settings.layout.name, name, source.label, found.fps, aspect, varies=found.varies)
 
 
 def _in_folder(folder: Path) -> list[Source]:

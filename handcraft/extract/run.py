@@ -75,6 +75,8 @@ def extract(
     out, settings = Path(out), settings or Settings()
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected at least 1")
+    if out.name in ("", ".."):
+        raise ConfigError(f"{out}: has no name of its own; give the folder of the store one, such as signs")
     detector = detector or detector_of(settings)
     identity = dict(detector.describe(settings))
     _require_storable(clips)

@@ -225,6 +225,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_detected(tmp_path, mo
     for out, words in (("file", "is a file"), ("full", r"not empty .it holds mine\.txt")):
         with pytest.raises(DataError, match=words):
             go(folder, tmp_path / out)
+    for out in (".", "..", "/"):
+        with pytest.raises(ConfigError, match="has no name of its own"):
+            go(folder, out)
     with pytest.raises(ConfigError, match="workers is 0"):
         go(folder, tmp_path / "s", workers=0)
     with pytest.raises(DataError, match="shard is '3/2'"):

@@ -19,7 +19,8 @@ from handcraft.data.statistics import Statistics
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.layouts import layout
-from handcraft.predict import classify, load_for, predict
+from handcraft.predict import classify, load_for, predict, recognise
+from handcraft.recording import as_recording
 from handcraft.timeline import merge
 
 RAW = PreprocessConfig(coordinates="xyz", fill=2, smooth_window=5)
@@ -193,6 +194,8 @@ def test_a_window_is_recognised_as_a_clip_of_its_own(trained):
     assert row["windows"][8]["reason"] == "no frame shows both shoulders"
     assert row["timeline"] == merge(row["windows"])
     assert "top" not in row
+    uneven = replace(as_recording(recording, fps=10), varies=True)
+    assert recognise(checkpoint, uneven, window=1.0)["notes"][0].startswith("its frame rate varies, and times are by")
     several = predict(checkpoint, recording, fps=10, window=1.0, top=1, batch=3)
     assert [entry["end"] for entry in several[0]["windows"]] == [entry["end"] for entry in row["windows"]]
 

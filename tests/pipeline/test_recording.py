@@ -1,5 +1,6 @@
 """Landmarks from files, folders, stores and arrays."""
 
+import fake_landmarker
 import numpy as np
 import pytest
 from drawn import person, write_recorded
@@ -87,6 +88,9 @@ def test_a_video_is_detected_frame_by_frame(tmp_path, monkeypatch):
     assert found.seen() == {"pose": 1, "left_hand": pytest.approx(5 / 6), "right_hand": 1, "face": 1}
     other = read(Source(video), Settings(keep="holistic75", fps=10))
     assert (other.layout, other.fps, len(other.landmarks), other.label) == ("holistic75", 10, 3, None)
+    uneven = fake_landmarker.video(tmp_path / "b.mp4", frames=6, times=[0, 40, 80, 200, 240, 500])
+    found = [(clip.varies, clip.fps) for clip in (other, read(Source(uneven)))]
+    assert found == [(False, 10), (True, pytest.approx(10))]
 
 
 def test_a_pose_file_is_read(tmp_path):
