@@ -75,7 +75,7 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """ "cmlpe", "transformer_sl" or "mamba_sl"."""
+        """ "cmlpe", "sequential", "transformer_sl" or "mamba_sl"."""
         return kind_of(self.config)
 
     @property

@@ -45,14 +45,13 @@ class TrainGenerator:
 def train_generator(options: TrainGenerator) -> int:
     from handcraft.commands import training_data
     from handcraft.distributed import joined
-    from handcraft.training import TWINS, without_labels
+    from handcraft.training import TWINS
     from handcraft.training import train_generator as train
 
     common = {"seed": options.seed, "resume": options.resume, "track": options.track}
+    chosen = (options.data, options.recipe, options.seed, options.clips_per_class, options.residence)
     with joined():
-        data = training_data(options.data, options.recipe, options.seed, options.clips_per_class, options.residence)
-        if options.unlabelled:
-            data = without_labels(data.clips, options.seed)
+        data = training_data(*chosen, unlabelled=options.unlabelled)
         for twin in TWINS if options.twin == "both" else (options.twin,):
             start = None if options.init_from is None else options.init_from / twin
             place = options.out / twin

@@ -14,7 +14,7 @@ from handcraft.match import GENERATORS, classifier_folder
 from handcraft.partition import partition
 from handcraft.predict import load_for
 from handcraft.recipe import check_recipe
-from handcraft.training import Data
+from handcraft.training import Data, without_labels
 
 ALL = "all"
 
@@ -29,15 +29,29 @@ def without_lists(value: dict) -> dict:
 
 
 def training_data(
-    store: Path, recipe: Recipe, seed: int, clips_per_class: int | None, residence: Residence = "auto"
+    store: Path,
+    recipe: Recipe,
+    seed: int,
+    clips_per_class: int | None,
+    residence: Residence = "auto",
+    *,
+    unlabelled: bool = False,
 ) -> Data:
-    """The clips of a store and their uses for a training command, all checked first."""
+    """The clips of a store and their uses for a training command, all checked first. unlabelled: all of them, whatever
+    their marks, without their labels."""
     check_recipe(recipe)
+    if unlabelled and clips_per_class is not None:
+        raise ConfigError(
+            f"--clips-per-class is {clips_per_class}, but --unlabelled trains on all clips and knows no classes; give "
+            "one of the two"
+        )
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed is {seed}; expected 0 to 2^63 - 1")
     opened = Store(store)
     opened.verify()
     clips = open_clips(opened, recipe.preprocess, residence)
+    if unlabelled:
+        return without_labels(clips, seed)
     part = partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
     return Data(clips, part, residence)
 

@@ -47,6 +47,19 @@ def trained_on(checkpoint, clips):
     return replace(checkpoint, seen_clips=tuple(sorted(hex_digests(clips.digest))))
 
 
+def test_without_labels_all_clips_of_any_store_are_used(clips, tmp_path):
+    """Also of one that labelled training refuses, since it has nothing to test with."""
+    store = write_store(tmp_path / "s", clips, split=["train"] * len(clips))
+    recipe = replace(load_recipe("small"), preprocess=clips.preprocess)
+    with pytest.raises(DataError, match="expected both 'train' and 'test'"):
+        commands.training_data(store, recipe, 0, None)
+    data = commands.training_data(store, recipe, 0, None, unlabelled=True)
+    assert data.clips.classes == ("unlabelled",)
+    assert sorted([*data.part.train, *data.part.valid]) == list(range(len(clips)))
+    with pytest.raises(ConfigError, match="--clips-per-class is 2, but --unlabelled"):
+        commands.training_data(store, recipe, 0, 2, unlabelled=True)
+
+
 def test_unmarked_stores_are_scored_on_what_training_holds_out(clips, tmp_path):
     store = write_store(tmp_path / "s", clips)
     for share in (0.3, 0.5):
