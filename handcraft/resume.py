@@ -44,6 +44,8 @@ def locked(out: Path) -> Iterator[None]:
             raise TrainingError(
                 f"{out}: another process works in this folder; wait for it, or choose another one"
             ) from None
+        except OSError:
+            pass  # a file system without locks: two trainings of one folder are then the user's own care
         yield
 
 

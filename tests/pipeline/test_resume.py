@@ -1,6 +1,8 @@
 """Long runs and what happens to them: killed at random moments, stopped by SIGTERM, a damaged newest checkpoint, a full
 disk, a folder that cannot be written to, and checkpoints of the version before."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -142,6 +144,14 @@ def test_the_callers_handler_is_back_afterwards(tmp_path):
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert train(task_of(steps=1), tmp_path / "run").steps == 1
 
 
 def test_a_thread_trains_without_listening_to_signals(tmp_path):
