@@ -43,7 +43,7 @@ class ResumableWriter(StoreWriter):
                     writer.add_batch(...)
 
     only: make this part alone and write no manifest; several processes may do so in one folder at once. A call without
-    it makes what is missing and ends the store; parts made elsewhere, copied there with their files in `unfinished`,
+    it makes what is missing and ends the store; parts made elsewhere, copied there with the files in `unfinished`,
     count. conclude: gives, from the notes of all parts in order, more fields of the manifest's `source`. options: those
     of `StoreWriter` but `part_clips`.
 
@@ -102,6 +102,8 @@ class ResumableWriter(StoreWriter):
         else:
             refuse_store(self.path)
             if self._only is None:
+                if next(self._unfinished.glob("part-*.json"), None) is not None:
+                    raise DataError(f"{self._unfinished}: lists parts, but has no {SETTINGS}; copy that here too")
                 if self._unfinished.is_dir():  # killed before its first file was there; else it is not ours to clear
                     clear_leftovers(self._unfinished)
                     self._unfinished.rmdir()
