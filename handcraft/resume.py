@@ -29,7 +29,7 @@ _STATE = {
 }
 """What a checkpoint's resume state holds, see `handcraft.engine`."""
 _SINCE_2 = {"generators"}
-"""Fields of a fingerprint that version 1 does not have. The training clips, which it has, come from those generators."""
+"""Fields of a fingerprint that version 1 lacks; its training clips, which it has, come from those generators."""
 
 
 @contextlib.contextmanager
