@@ -160,6 +160,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             _check_pixels(path, stream.width, stream.height)
             yield container, stream
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (av.error.FFmpegError, EOFError) as error:
         raise DataError(
             f"{path}: no video that can be read ({getattr(error, 'strerror', None) or error}); it is damaged, cut "

@@ -306,6 +306,18 @@ def test_an_image_that_is_none_is_named(tmp_path):
         list(read_frames(tmp_path / "clip"))
 
 
+def test_a_video_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    import av
+
+    def denied(name, **options):
+        raise av.error.PermissionError(13, "Permission denied", name)
+
+    path = video(tmp_path / "a.mp4")
+    monkeypatch.setattr(av, "open", denied)
+    with pytest.raises(DataError, match=r"a\.mp4: cannot be read \(Permission denied\)$"):
+        next(read_frames(path))
+
+
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "b.mp4").symlink_to(video(tmp_path / "a.mp4", colour=BLACK))
     with pytest.raises(DataError, match="symbolic link"):
