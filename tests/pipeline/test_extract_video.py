@@ -266,6 +266,22 @@ def test_what_is_no_video_says_so_and_names_itself(tmp_path, what, words):
     assert str(path) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("ending", "words"), [("mp4", "holds no video"), ("mkv", "no video that can be read"), ("avi", "has no frame")]
+)
+def test_a_video_of_no_frames_is_refused(tmp_path, ending, words):
+    import av
+
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    for reader in (module.look, lambda path: list(read_frames(path))):
+        with pytest.raises(DataError, match=words):
+            reader(path)
+
+
 def test_sound_without_pictures_is_refused(tmp_path):
     import av
 
