@@ -1,5 +1,5 @@
 # make demo | test | lint | docs | bench, and the longer test-interpret, test-aot, test-native, test-scale, test-extract,
-# fuzz; clean. Each creates .venv (or .venv-extract) on its own; PYTHON names the interpreter for it (3.11 to 3.13).
+# fuzz, soak, stand-in; clean. Each creates .venv (or .venv-extract) on its own; PYTHON names the interpreter for it (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,11 +7,13 @@ EXTRACT_VENV ?= .venv-extract
 DEMO := runs/demo
 TOY := runs/toy
 MUTATIONS ?= 20000
+MINUTES ?= 20
+KILLS ?= 50
 # Tests and benchmarks of one process each use one thread: two pytest workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1
 NATIVE := $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/selective_scan/*.h)
 
-.PHONY: demo test test-interpret test-aot test-native test-scale extract-env test-extract fuzz lint format docs bench clean help
+.PHONY: demo test test-interpret test-aot test-native test-scale extract-env test-extract fuzz soak stand-in lint format docs bench clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -68,6 +70,15 @@ test-extract: $(EXTRACT_VENV)/.installed
 
 fuzz: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run --mutations $(MUTATIONS)
+
+# Import, generate and train, killed at random moments: results must not change, memory must not grow. MINUTES=2 KILLS=6
+# to try it.
+soak: $(VENV)/.installed
+	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m soak.run --minutes $(MINUTES) --kills $(KILLS) --out runs/soak
+
+# All stages of the recipe lsfb on data of LSFB's size, with trainings of a few steps.
+stand-in: $(VENV)/.installed
+	$(BIN)/python benchmarks/stand_in.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
