@@ -2,6 +2,7 @@
 cannot be written to, two calls on one folder, an altered part, infinite numbers. For training see `test_resume`.
 """
 
+import codecs
 import os
 import random
 import resource
@@ -180,6 +181,7 @@ def test_generating_and_importing_on_a_full_disk(tmp_path, generated):
 
 
 def as_nobody(function, *arguments) -> None:
+    codecs.lookup("cp437")  # zipfile asks for it late, and nobody may not be able to read where Python lies
     os.setuid(65534)  # root may write everywhere
     function(*arguments)
 
