@@ -30,6 +30,7 @@ from handcraft.data.store import Store, clip_digests, split_hash
 from handcraft.data.writer import PART_CLIPS
 from handcraft.errors import ConfigError, DataError
 from handcraft.gates import Gate, Tally, kept
+from handcraft.machine import keep_memory
 from handcraft.match import as_checkpoint
 from handcraft.synthesis import Synthesizer
 
@@ -96,6 +97,7 @@ def generate(
     parts = _parts(count, shards, shard)
     if batch < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"generate: batch is {batch}, workers {workers}; expected at least 1")
+    keep_memory()
     on_cpu = clips.start.device.type == "cpu"
     workers = workers or (torch.get_num_threads() if on_cpu else 2)
     writer = ResumableWriter(

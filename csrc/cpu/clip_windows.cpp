@@ -73,22 +73,26 @@ struct Window {
         }
     }
 
+    // A register of columns at a time down all frames, so that what they are turned with stays in registers.
     template <typename S>
-    HANDCRAFT_INLINE void finish(const Windows<S>& a, int64_t t, T* to) const {
-        const T* const from = frames + t * stride;
+    void finish(const Windows<S>& a, T* out) const {
         each_register<T>(dim, [&](int64_t d, int n) __attribute__((always_inline)) {
-            Vec<T> v = load<T>(from + d);
-            if (a.turns) {
-                const Vec<T> at = load<T>(side + d);
-                const Vec<T> before = select<T>(at < T(0), load<T>(from + d - 1), v);
-                const Vec<T> neighbour = select<T>(at > T(0), load<T>(from + d + 1), before);
-                v = load<T>(own + d) * v + load<T>(other + d) * neighbour;
+            const Vec<T> zero{}, at = load<T>(side + d), mine = load<T>(own + d), beside = load<T>(other + d);
+            const Vec<T> mean = a.mean ? load_first<T>(a.mean + d, n) : zero;
+            const Vec<T> std = a.std ? load_first<T>(a.std + d, n) : zero;
+            for (int64_t t = 0; t < a.width; ++t) {
+                const T* const from = frames + t * stride + d;
+                Vec<T> v = load<T>(from);
+                if (a.turns) {
+                    const Vec<T> before = select<T>(at < zero, load<T>(from - 1), v);
+                    v = mine * v + beside * select<T>(at > zero, load<T>(from + 1), before);
+                }
+                if (a.mean) {
+                    v = (v - mean) / std;
+                    v = select<T>(v == v, v, zero);
+                }
+                store_first<T>(out + t * dim + d, v, n);
             }
-            if (a.mean) {
-                v = (v - load_first<T>(a.mean + d, n)) / load_first<T>(a.std + d, n);
-                v = select<T>(v == v, v, Vec<T>{});
-            }
-            store_first<T>(to + d, v, n);
         });
     }
 };
@@ -113,7 +117,7 @@ void clip_windows(const Windows<S>& given) {
                         present[j] = frame[j * a.coordinates] == frame[j * a.coordinates];
                     }
                 }
-                for (int64_t t = 0; !as_it_is && t < a.width; ++t) window.finish(a, t, out + t * window.dim);
+                if (!as_it_is) window.finish(a, out);
             }
         },
         const_cast<Windows<S>*>(&given));

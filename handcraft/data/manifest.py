@@ -32,7 +32,7 @@ COORDINATES = ("xyz", "xy")
 MAX_TEXT = 256  # characters of an id, a label, a group or a split: bounds what a hostile table can make us allocate
 MAX_PROVENANCE = 16 << 10  # bytes of the JSON text that says what a clip was made from
 
-_CACHED_CLIPS = 32  # clips looked at together: 32 x 60 x 3 float16 values of each stay in a core's cache
+CACHED_CLIPS = 32  # clips looked at together: 32 x 60 x 3 float16 values of each stay in a core's cache
 _PART = re.compile(r"part-\d{5,9}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
@@ -238,15 +238,17 @@ def clip_digests(landmarks: np.ndarray, lengths: np.ndarray | None = None) -> np
     frames = np.ascontiguousarray(landmarks, dtype=dtype)
     count, steps, points, axes = frames.shape
     one_nan = np.array(np.nan, dtype).view(f"<u{dtype.itemsize}")
-    found = bytearray()
-    for start in range(0, count, _CACHED_CLIPS):
-        piece = frames[start : start + _CACHED_CLIPS]
+    found, heads = bytearray(), {}  # copying a state is cheaper than making one
+    for start in range(0, count, CACHED_CLIPS):
+        piece = frames[start : start + CACHED_CLIPS]
         odd = is_nan(piece) & (piece.view(f"<u{dtype.itemsize}") != one_nan)
         if odd.any():
             piece = np.where(odd, dtype.type(np.nan), piece)
         for clip, values in enumerate(piece, start):
             length = steps if lengths is None else int(lengths[clip])
-            state = hashlib.sha256(struct.pack("<3I", length, points, axes))
+            if length not in heads:
+                heads[length] = hashlib.sha256(struct.pack("<3I", length, points, axes))
+            state = heads[length].copy()
             state.update(values[:length])
             found += state.digest()[:8]
     return np.frombuffer(bytes(found), dtype="<u8").astype(np.uint64)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from handcraft.data.manifest import (
+    CACHED_CLIPS,
     MANIFEST,
     POSE_POINTS,
     Manifest,
@@ -267,12 +268,14 @@ class StoreWriter:
             raise DataError(
                 f"{self.path}: clip {str(ids[at])!r} has length {lengths[at]}, expected 1 to {frames.shape[1]}"
             )
-        infinite = np.flatnonzero(_is_infinite(frames).any(axis=(1, 2, 3)))
-        if infinite.size:
-            raise DataError(
-                f"{self.path}: clip {str(ids[int(infinite[0])])!r} holds infinite coordinates (as {self._dtype.name}); "
-                "a missing landmark is NaN, and every other value must fit"
-            )
+        for at in range(0, len(frames), CACHED_CLIPS):
+            infinite = _is_infinite(frames[at : at + CACHED_CLIPS])
+            if infinite.any():
+                clip = at + int(infinite.any(axis=(1, 2, 3)).argmax())
+                raise DataError(
+                    f"{self.path}: clip {str(ids[clip])!r} holds infinite coordinates (as {self._dtype.name}); a "
+                    "missing landmark is NaN, and every other value must fit"
+                )
 
     def _close_part(self) -> None:
         part, self._part = self._part, None
