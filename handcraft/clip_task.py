@@ -1,7 +1,7 @@
 """What the trainings on clips share: their batches, initial weights and the description that a checkpoint keeps.
 
 Batches, noise and initial weights are functions of the seed; validation sees every validation clip once, whole,
-unaugmented and without noise (DESIGN 4.4.5).
+unaugmented and without noise (docs/method.md).
 """
 
 import hashlib

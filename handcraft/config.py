@@ -100,7 +100,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class CMLPeConfig:
-    """The generator, DESIGN 4.1. `classes` and `dim` of 0 are filled from the data when the model is built."""
+    """The generator, docs/method.md. `classes` and `dim` of 0 are filled from the data when the model is built."""
 
     classes: int = 0
     """Signs; 0: as many as the data has."""
@@ -131,7 +131,7 @@ class SequentialConfig(CMLPeConfig):
 
 @dataclass(frozen=True)
 class TransformerSLConfig:
-    """Transformer-SL, DESIGN 4.3."""
+    """Transformer-SL, docs/method.md."""
 
     classes: int = 0
     """Signs; 0: as many as the data has."""
@@ -157,7 +157,7 @@ class TransformerSLConfig:
 
 @dataclass(frozen=True)
 class MambaSLConfig:
-    """Mamba-SL, DESIGN 4.3."""
+    """Mamba-SL, docs/method.md."""
 
     classes: int = 0
     """Signs; 0: as many as the data has."""

@@ -2,7 +2,7 @@
 
 A run's folder holds `log.jsonl` (one line a step), its best and last checkpoint and `best.json`. Everything random is
 either a function of (seed, step) or drawn from torch's generator, whose state every checkpoint carries; so a run that
-was killed at any moment and resumed equals the uninterrupted one bit for bit, log included (DESIGN 4.4.9), on the
+was killed at any moment and resumed equals the uninterrupted one bit for bit, log included (docs/method.md), on the
 same machine with the same number of threads and processes.
 """
 

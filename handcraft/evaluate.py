@@ -1,6 +1,6 @@
 """Score what was trained on clips it never saw: classifiers by accuracy, generators by how well they continue a sign.
 
-A model that was trained on any of the clips it is to be tested with is refused (DESIGN 4.4.6), and every clip is
+A model that was trained on any of the clips it is to be tested with is refused (docs/method.md), and every clip is
 scored once, in the last batch too.
 """
 

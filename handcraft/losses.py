@@ -1,4 +1,4 @@
-"""The generator's training loss (DESIGN 4.1) on windows that may have missing landmarks and padded frames."""
+"""The generator's training loss (docs/method.md) on windows that may have missing landmarks and padded frames."""
 
 import torch
 

@@ -87,7 +87,7 @@ def require_twins(forward: Checkpoint, reversed: Checkpoint) -> None:
 
 
 def require_unseen(seen_clips: Iterable[str], clips: Clips, what: str) -> None:
-    """Refuse to judge `what` with clips that it, or what it was pretrained on, was trained on (DESIGN 4.4.6).
+    """Refuse to judge `what` with clips that it, or what it was pretrained on, was trained on (docs/method.md).
 
     seen_clips: digests of a checkpoint or of a synthetic store's manifest; clips: those to be tested with. `DataError`
     counts the shared clips.

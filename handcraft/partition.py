@@ -1,7 +1,7 @@
 """Which clips train, validate and test in a run: the data's own split, or one made of whole groups.
 
 The test clips depend on the data alone, never on the run's seed; the draw of training clips and the validation clips
-depend on the seed (DESIGN 4.4.8).
+depend on the seed (docs/method.md).
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Both tasks take clips in memory, the training and validation clips as positions among them, and a recipe. Batches,
 noise and initial weights are functions of the seed; validation sees every validation clip once, whole, unaugmented and
-without noise (DESIGN 4.4.5).
+without noise (docs/method.md).
 """
 
 from collections.abc import Sequence

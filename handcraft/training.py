@@ -111,7 +111,7 @@ def pretrain_classifier(
     """Train on synthetic clips only, for `share` of the steps that the recipe spends on real ones.
 
     Statistics are those of the real training clips. `DataError`: the store is damaged or not of generated clips, the
-    generators behind it have seen a test clip (DESIGN 4.4.6), or its classes are others.
+    generators behind it have seen a test clip (docs/method.md), or its classes are others.
     """
     part = _for_pretraining(data, part, share)
     if not synthetic.manifest.seen_clips:  # then nobody can tell whether test clips are behind it

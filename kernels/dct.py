@@ -22,7 +22,7 @@ def _build(size: int) -> Tensor:
 
 
 def dct_matrix(size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-    """C_T of the design: C[k,t] = w_k cos(pi (t+1/2) k / T), w_0 = sqrt(1/T), else sqrt(2/T); its inverse is C'.
+    """The DCT-II: C[k,t] = w_k cos(pi (t+1/2) k / T), w_0 = sqrt(1/T), else sqrt(2/T); its inverse is C'.
 
     Args:
         size: T, number of frames and of coefficients.

@@ -181,7 +181,7 @@ class CMLPe(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Section 4.1 of the design: the model starts as "repeat the last frame"."""
+        """As docs/method.md says: the model starts as "repeat the last frame"."""
         _linear(self.in_weight, self.in_bias)
         nn.init.normal_(self.class_embedding)
         for k in range(self.mod_weight.shape[0]):

@@ -14,7 +14,7 @@ class Prefetch:
     """`make(step, share)`, with the same share of the following step already begun when it returns.
 
     Steps in order are made ahead; any other is made when it is asked for. `make` must be a pure function of its
-    arguments, as batches are (DESIGN 4.5); it runs in a thread, and on a GPU in a stream of its own. What it raises is
+    arguments, as batches are; it runs in a thread, and on a GPU in a stream of its own. What it raises is
     raised to whoever asks for that step.
     """
 

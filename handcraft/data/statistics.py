@@ -68,7 +68,7 @@ def authors(layout: str, coordinates: int) -> Statistics:
     """The constants of the paper's authors for a layout, for the first `coordinates` (2 or 3) of x, y, z.
 
     They fit clips centred by `centre: paper` and no others. Frame errors are comparable with the published 14.1, 8.0
-    and 7.3 only under them (DESIGN 4.4.4).
+    and 7.3 only under them (docs/method.md).
     """
     if coordinates not in (2, 3):
         raise ConfigError(f"coordinates is {coordinates}; expected 2 (x, y) or 3 (x, y, z)")

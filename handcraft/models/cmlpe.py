@@ -1,4 +1,4 @@
-"""CMLPe, the class-conditional generator (DESIGN 4.1), and how a window becomes its input and target."""
+"""CMLPe, the class-conditional generator (docs/method.md), and how a window becomes its input and target."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Mamba-SL (DESIGN 4.3): DCT or frame tokens, [CLS] last (a causal model must have seen everything), Mamba-1 blocks."""
+"""Mamba-SL (docs/method.md): DCT or frame tokens, [CLS] last (a causal model must have seen all), Mamba-1 blocks."""
 
 import math
 
@@ -13,7 +13,7 @@ from handcraft.models.head import ClassificationHead
 class MambaSL(nn.Module):
     """Window (B,T,D) of standardised landmarks, missing ones 0 -> logits (B,classes).
 
-    tokens="dct": `lengths` is not looked at (DESIGN 4.4.3) and [CLS] is row T. tokens="frames": [CLS] sits right after
+    tokens="dct": `lengths` is not looked at and [CLS] is row T. tokens="frames": [CLS] sits right after
     each clip's last frame, row `lengths[b]`; the rows behind it come later in a causal model and cannot change it.
     Norms and the residual stream are fp32 also under autocast.
     """

@@ -1,4 +1,4 @@
-"""Transformer-SL (DESIGN 4.3): DCT or frame tokens, a learned [CLS] in front, a small pre-norm encoder, a head."""
+"""Transformer-SL (docs/method.md): DCT or frame tokens, a learned [CLS] in front, a small pre-norm encoder, a head."""
 
 from collections.abc import Callable
 
@@ -37,7 +37,7 @@ class TransformerSL(nn.Module):
     """Window (B,T,D) of standardised landmarks, missing ones 0 -> logits (B,classes).
 
     tokens="dct": every token is one DCT coefficient of the whole window, so no token can be padding and `lengths` is
-    not looked at (DESIGN 4.4.3). tokens="frames": tokens are frames; those from `lengths[b]` on are masked as keys,
+    not looked at (docs/method.md). tokens="frames": tokens are frames; those from `lengths[b]` on are masked as keys,
     and what they hold cannot change the logits.
     """
 

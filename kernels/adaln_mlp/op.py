@@ -34,7 +34,7 @@ def adaln_mlp(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """One conditional MLP block (section 4.1 of the design).
+    """One conditional MLP block (docs/method.md).
 
         n   = LayerNorm_D(h; norm_weight, norm_bias, eps 1e-5)     statistics over D for each clip and coefficient
         out = h + gate * ((n (1 + scale) + shift) fc_weight' + fc_bias)
@@ -82,7 +82,7 @@ def adaln_mlp(
 
 
 def adaln_mlp_stack(h: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -> Tensor:
-    """K conditional MLP blocks in a row, each modulated by its own embedding (section 4.1 of the design).
+    """K conditional MLP blocks in a row, each modulated by its own embedding (docs/method.md).
 
         shift, scale, gate = split(SiLU(e_k) mod_weight_k' + mod_bias_k)
         h = adaln_mlp(h, shift, scale, gate, norm_k, fc_k)         for k = 1..K

@@ -34,7 +34,7 @@ def cmlpe_generate(
     out: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Generate clips with both twins (section 4.2 of the design). Inference only: no gradient is recorded.
+    """Generate clips with both twins (docs/method.md). Inference only: no gradient is recorded.
 
         w      = (context[row] - mean) / std, NaN (a missing landmark) -> 0        (B,W,D), W = 2M
         e      = class_embedding[label] + noise * eps     eps from Philox, keyed by seed and clip_id, one stream a twin

@@ -19,7 +19,7 @@ FUSED = FusedOp(
 
 
 def cmlpe(x: Tensor, e: Tensor, params: CMLPeParams, *, backend: str = "auto") -> Tensor:
-    """The CMLPe generator: the next M frames from M frames of context (section 4.1 of the design).
+    """The CMLPe generator: the next M frames from M frames of context (docs/method.md).
 
         h     = (C_M x) in_weight' + in_bias, transposed to (B,D,M)
         h     = adaln_mlp_stack(h, e, params)

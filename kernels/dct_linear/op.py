@@ -29,7 +29,7 @@ def dct_linear(
     lengths: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Embed a window: tokens = (C_T x) W' + b, then [CLS] and positions, in one pass (section 4.3 of the design).
+    """Embed a window: tokens = (C_T x) W' + b, then [CLS] and positions, in one pass (docs/method.md).
 
     Output rows are, in this order, [CLS] if it comes first, the T tokens, [CLS] if it comes last; position r is added
     to row r. With `lengths` only the first lengths[b] frames count: [CLS] at "last" sits at row lengths[b], right after

@@ -8,7 +8,7 @@ from handcraft.losses import motion_loss
 
 
 def loop_loss(prediction, target, present, valid):
-    """DESIGN 4.1's loss frame by frame in float64."""
+    """The loss of docs/method.md frame by frame in float64."""
     batch, frames, landmarks = present.shape
     error = (prediction - target).double().numpy().reshape(batch, frames, landmarks, -1)
     seen = (present & valid[..., None]).numpy()

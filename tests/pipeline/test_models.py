@@ -1,4 +1,4 @@
-"""The three models: their structure as DESIGN 4.1 and 4.3 give it, token modes, padding, and how they start."""
+"""The three models: their structure as docs/method.md gives it, token modes, padding, and how they start."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def test_every_valid_frame_counts_in_frame_tokens(kind):
 @pytest.mark.parametrize("kind", CONFIGS)
 @torch.no_grad()
 def test_dct_tokens_are_never_masked(kind):
-    """Every coefficient of a short clip that was padded before the transform reaches the logits (DESIGN 4.4.3)."""
+    """Every coefficient of a short clip that was padded before the transform reaches the logits (docs/method.md)."""
     model = shaken(CONFIGS[kind])
     x = window()
     x[:, 5:] = 0

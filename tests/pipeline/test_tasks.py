@@ -135,7 +135,7 @@ def test_generator_loss_written_out(reverse):
 
 
 def test_the_reversed_task_is_the_forward_one_on_reversed_clips():
-    """DESIGN 4.4.2: the same validation error, weights being equal, on clips that are played backwards."""
+    """docs/method.md: the same validation error, weights being equal, on clips that are played backwards."""
     clips = small_clips(lengths=(16, 17))
     frames = torch.cat([clips.clip(i).flip(0) for i in range(len(clips))])
     backwards = replace(clips, frames=frames)
