@@ -46,6 +46,7 @@ class MambaSL(nn.Module):
         for norm, block in zip(self.norms[:-1], self.blocks[:-1], strict=True):
             residual = residual + block(norm(residual)).float()
         # of the last block nothing but the row of [CLS] is read
-        last = residual.take_along_dim(cls[:, None, None], dim=1)[:, 0]  # (B,H)
+        # gather, since torch.compile takes take_along_dim's batch for a constant
+        last = residual.gather(1, cls[:, None, None].expand(-1, 1, residual.shape[2]))[:, 0]  # (B,H)
         last = last + self.blocks[-1](self.norms[-1](residual), cls).float()
         return self.head(self.norm(last))
