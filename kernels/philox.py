@@ -59,8 +59,7 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     return c0, c1, c2, c3
 
 
-def _grid(seed: int, clip_id: Tensor, stream: int, first: int, blocks: int, quads: int) -> Tensor:
-    """Words of blocks first..first+blocks-1: (B, blocks, quads, 4) int64."""
+def _check(seed: int, clip_id: Tensor, stream: int, first: int, blocks: int, quads: int) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ValueError(f"philox: seed is {seed!r}, expected an integer in [0, 2^64)")
     if clip_id.dtype != torch.int64 or clip_id.dim() != 1:
@@ -71,6 +70,11 @@ def _grid(seed: int, clip_id: Tensor, stream: int, first: int, blocks: int, quad
         raise ValueError(f"philox: blocks {first}..{first + blocks - 1} asked for, expected within 0..{MAX_BLOCKS - 1}")
     if not 0 <= quads <= MAX_QUADS:
         raise ValueError(f"philox: {quads} quads asked for, expected at most {MAX_QUADS}")
+
+
+def _grid(seed: int, clip_id: Tensor, stream: int, first: int, blocks: int, quads: int) -> Tensor:
+    """Words of blocks first..first+blocks-1: (B, blocks, quads, 4) int64."""
+    _check(seed, clip_id, stream, first, blocks, quads)
     if _compiled(clip_id):
         out = torch.empty(len(clip_id), blocks, quads, 4, dtype=torch.int64)
         given = {"seed": _signed(seed), "stream": stream, "block": first, "blocks": blocks, "quads": quads}
@@ -175,13 +179,14 @@ def keep(seed: int, clip_id: Tensor, size: int, rate: float) -> Tensor:
     if not 0 <= threshold < 1 << 16:
         raise ValueError(f"philox: rate is {rate}, expected in [0, 1)")
     scale = (1 << 16) / ((1 << 16) - threshold)
+    quads = -(-size // 8)
+    _check(seed, clip_id, STREAM_DROPOUT, 0, 1, quads)
     if _compiled(clip_id):
-        _grid(seed, clip_id[:0], STREAM_DROPOUT, 0, 1, 0)  # the checks
         out = torch.empty(len(clip_id), size)
         given = {"stream": STREAM_DROPOUT, "size": size, "threshold": threshold, "scale": scale}
         ids = clip_id.contiguous()
         native.call("philox_keep", torch.float32, clip_id=ids, out=out, batch=len(ids), seed=_signed(seed), **given)
         return out
-    word = _grid(seed, clip_id, STREAM_DROPOUT, 0, 1, -(-size // 8))[:, 0]  # (B,Q,4)
+    word = _grid(seed, clip_id, STREAM_DROPOUT, 0, 1, quads)[:, 0]  # (B,Q,4)
     halves = torch.stack((word & 0xFFFF, word >> 16), dim=-1).flatten(1)[:, :size]
     return torch.where(halves >= threshold, scale, 0.0).to(torch.float32)
