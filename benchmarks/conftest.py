@@ -6,6 +6,7 @@ also holds versions, device, threads, each case's work, and the ceilings measure
 """
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -161,6 +162,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Add the ceilings; leave out every single timing unless --benchmark-save-data asks for them."""
     output_json["ceilings"] = config.stash[CEILINGS]
+    if commit := os.environ.get("HANDCRAFT_COMMIT"):  # gpu.sh knows it where the checkout came without its history
+        output_json["commit_info"]["id"] = commit
     if not config.getoption("benchmark_save_data"):
         for entry in output_json["benchmarks"]:
             entry["stats"].pop("data", None)

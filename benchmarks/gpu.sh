@@ -1,33 +1,58 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, without a network: install this checkout beside the torch and Triton that are there, test
-# the kernels on the GPU, and measure them only if they are right.
+# the kernels on the GPU, and measure them.
 #
-#     benchmarks/gpu.sh [FOLDER] [BENCHMARK...]    default: benchmarks/results, and every op with a Triton kernel
+#     benchmarks/gpu.sh [FOLDER] [STEP...]    default: $OUT or benchmarks/results, and all steps
+#     DEVICE=cpu benchmarks/gpu.sh FOLDER     the same steps on a CPU, in Triton's interpreter and on small shapes
 #
-# FOLDER gets tests.log, benchmarks.log and <device>.json, .md and .png (see report.py), whose table is printed last. PYTHON names the
-# interpreter. Needs of that Python: torch, triton, pytest, pytest-benchmark, numpy, scipy, matplotlib.
-set -euo pipefail
+# Steps: tests, graphs, dct_linear, adaln_mlp, cmlpe, cmlpe_generate. Each has a time limit of its own, LIMIT seconds
+# (540), and none stops the next one: a benchmark compares every provider with the reference before it times it. FOLDER
+# gets a log a step and, of each benchmark, <device>-<step>.json, .md and .png (see report.py); the tables are printed
+# last. The exit code is 1 if a step failed. PYTHON names the interpreter, which needs torch, triton, numpy, pytest,
+# pytest-benchmark, and matplotlib for the pictures; COMMIT the commit, where the checkout has no .git.
+set -uo pipefail
 cd "$(dirname "$0")/.."
-folder=${1:-benchmarks/results}
+folder=${1:-${OUT:-benchmarks/results}}
 shift || true
-benches=("$@")
-[ ${#benches[@]} -gt 0 ] || benches=(dct_linear adaln_mlp cmlpe)
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] || steps=(tests graphs dct_linear adaln_mlp cmlpe cmlpe_generate)
 python=${PYTHON:-python3}
+device=${DEVICE:-cuda}
+limit=${LIMIT:-540}
+export HANDCRAFT_COMMIT=${COMMIT:-$(git rev-parse HEAD 2> /dev/null || echo unknown)}
 mkdir -p "$folder"
 
-device=$("$python" - <<'CODE'
-import re, torch
-print(re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))
+name=$("$python" - "$device" << 'CODE'
+import re, sys, torch
+name = torch.cuda.get_device_name() if sys.argv[1] == "cuda" else "cpu"
+print(re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
 CODE
-)
-"$python" -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check -e .
+) || exit 1
+timeout 300 "$python" -m pip install --quiet --no-deps --no-build-isolation --disable-pip-version-check -e . \
+    > "$folder/install.log" 2>&1 || { tail -n 20 "$folder/install.log"; exit 1; }
 
-echo "== tests on $device"
-"$python" -m pytest tests/ops -m triton --device cuda -q -p no:cacheprovider 2>&1 | tee "$folder/tests.log" | tail -n 15
-
-echo "== benchmarks"
-files=()
-for name in "${benches[@]}"; do files+=("benchmarks/bench_$name.py"); done
-"$python" -m pytest "${files[@]}" --device cuda --full --benchmark-only -q -p no:cacheprovider \
-    --benchmark-json="$folder/$device.json" > "$folder/benchmarks.log" 2>&1 || { tail -n 40 "$folder/benchmarks.log"; exit 1; }
-"$python" benchmarks/report.py "$folder/$device.json"
+kernel_tests=(-m pytest tests/ops --device "$device" -q -p no:cacheprovider --tb=short)
+full=(--full)
+if [ "$device" = cpu ]; then
+    export TRITON_INTERPRET=1
+    full=(--benchmark-disable)
+fi
+failed=()
+tables=()
+for step in "${steps[@]}"; do
+    echo "== $step on $name"
+    log=$folder/$step.log
+    case $step in
+        tests) command=("${kernel_tests[@]}" -m triton) ;;
+        graphs) command=("${kernel_tests[@]}" -k cuda_graph) ;;
+        *)
+            command=(-m pytest "benchmarks/bench_$step.py" --device "$device" "${full[@]}" -q -p no:cacheprovider)
+            command+=("--benchmark-json=$folder/$name-$step.json")
+            ;;
+    esac
+    timeout "$limit" "$python" "${command[@]}" > "$log" 2>&1 || failed+=("$step")
+    tail -n 3 "$log"
+    [ -s "$folder/$name-$step.json" ] && tables+=("$folder/$name-$step.json")
+done
+for table in ${tables[@]+"${tables[@]}"}; do "$python" benchmarks/report.py "$table" || failed+=("$table"); done
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

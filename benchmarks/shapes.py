@@ -425,11 +425,25 @@ CUDA = {
     ),
     "dct_linear training": (Row(DCTLinear(1 << 14, dtype="bfloat16"), full=True),),
     "adaln_mlp forward": (Row(Stack(1 << 14, blocks=1, embedding=0, dtype="bfloat16"), full=True),),
-    "adaln_mlp_stack forward": (Row(Stack(1 << 14, dtype="bfloat16")),),
-    "adaln_mlp_stack training": (Row(Stack(1 << 14, dtype="bfloat16"), compiled=True),),
+    "adaln_mlp_stack forward": (
+        Row(Stack(1 << 14, dtype="bfloat16")),
+        *(Row(Stack(1 << log, dtype="bfloat16"), full=True) for log in (0, 8, 18)),
+    ),
+    "adaln_mlp_stack training": (
+        Row(Stack(1 << 14, dtype="bfloat16"), compiled=True),
+        *(Row(Stack(1 << log, dtype="bfloat16"), full=True) for log in (6, 10)),
+    ),
     "cmlpe forward": (Row(Cmlpe(1 << 14, dtype="bfloat16"), compiled=True), Row(Cmlpe(1 << 14), full=True)),
-    "cmlpe training": (Row(Cmlpe(1 << 14, dtype="bfloat16")),),
-    "cmlpe_generate forward": (Row(Generate(1 << 18, dtype="bfloat16", clips=1 << 16)),),
+    "cmlpe training": (
+        Row(Cmlpe(1 << 14, dtype="bfloat16")),
+        Row(Cmlpe(1 << 10), full=True),
+        Row(Cmlpe(1 << 6), full=True),
+    ),
+    "cmlpe_generate forward": (
+        Row(Generate(1 << 18, dtype="bfloat16", clips=1 << 16), compiled=True),
+        *(Row(Generate(1 << log, dtype="bfloat16", clips=1 << 16), full=True) for log in (0, 6, 12)),
+        Row(Generate(1 << 18, clips=1 << 16), full=True),
+    ),
     "selective_scan forward": (Row(Scan(2048, dim=1024, dtype="bfloat16")),),
     "selective_scan training": (
         Row(Scan(2048, dim=1024, dtype="bfloat16")),

@@ -80,10 +80,11 @@ class MambaParams(NamedTuple):
 
 
 class _Draw:
-    """Normal tensors of one seeded generator, divided by sqrt(fan_in)."""
+    """Normal tensors of one seeded generator, divided by sqrt(fan_in): the same numbers on whichever default device."""
 
     def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
 
     def __call__(self, *shape: int, fan_in: int = 1) -> Tensor:
-        return torch.randn(*shape, generator=self.generator) / fan_in**0.5
+        numbers = torch.randn(*shape, generator=self.generator, device="cpu") / fan_in**0.5
+        return numbers.to(torch.get_default_device())

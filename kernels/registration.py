@@ -40,6 +40,17 @@ class Lazy:
         return found
 
 
+def _apart(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients, each with memory of its own: autograd keeps them as `.grad`, which optimizers change in place."""
+    taken: set[int] = set()
+    for i, gradient in enumerate(gradients):
+        memory = gradient.untyped_storage().data_ptr()
+        if memory in taken:
+            gradients[i] = gradient.clone()
+        taken.add(memory)
+    return gradients
+
+
 class FusedOp:
     """An op computed by launchers: call it with the name of a backend, then its tensors and options in order.
 
@@ -90,13 +101,13 @@ class FusedOp:
         ctx.set_materialize_grads(False)
 
     def _gradients(self, backend: str, needed: Sequence[bool], *kept: Any) -> list[Tensor]:
-        """The needed gradients alone, in the dtypes of their tensors; `kept` as a launcher's `backward` takes it."""
+        """The needed gradients alone, contiguous, in the dtypes of their tensors; `kept` as a launcher's `backward` has it."""
         start = self.outputs + self.residuals
         tensors = kept[start : start + self.count]
         with outside_autocast(tensors[0].device.type):
             found = self.launchers[backend].backward(tuple(needed), *kept)
         wanted = zip(needed, found, tensors, strict=True)
-        return [gradient.to(tensor.dtype) for need, gradient, tensor in wanted if need]
+        return _apart([gradient.to(tensor.dtype).contiguous() for need, gradient, tensor in wanted if need])
 
     def _backward(self, compute: Callable[..., Sequence[Tensor]], ctx, gradients: Sequence[Tensor | None]) -> tuple:
         """What autograd wants: an entry for the backend, for each tensor and for each option."""

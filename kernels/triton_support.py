@@ -8,7 +8,7 @@ a time: for tests.
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -131,23 +131,59 @@ class AotCase:
     name: str
     run: Any
     """Calls a launcher with tensors on the device "meta"; what it launches is recorded and compiled."""
-    matrix: Sequence[str] = ()
-    """Names of the kernels that are meant to run on matrix units."""
-    targets: Sequence[str] = ("sm_80", "sm_90", "sm_100")
-    """GPUs for which the launch configs are meant: on others they may spill."""
+    matrix: Mapping[str, str] = field(default_factory=dict)
+    """Kernels that are meant to run on matrix units, by name: with the GPU's "own" instruction, or with "any", where
+    products are too small for Hopper's and Blackwell's, which take 64 rows."""
+    common: bool = True
+    """Whether a recipe or a benchmark has this shape: CI compiles those alone."""
 
 
-_RECORDS: list[list[Launch]] = []
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without memory, for cases to be compiled."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+AOT_SIZES = (
+    ("bf16 D180 M16", torch.bfloat16, 180, 16, True),
+    ("fp32 D180 M16", torch.float32, 180, 16, True),
+    ("fp16 D120 M16", torch.float16, 120, 16, False),
+    ("bf16 D144 M16", torch.bfloat16, 144, 16, False),
+    ("fp32 D144 M16", torch.float32, 144, 16, False),
+    ("bf16 D512 M16", torch.bfloat16, 512, 16, False),
+    ("fp32 D512 M16", torch.float32, 512, 16, False),
+    *(
+        (f"{name} D180 M{frames}", dtype, 180, frames, False)
+        for frames in (8, 32, 64)
+        for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+    ),
+)
+"""Name, dtype, D and M of the cases of CMLPe's kernels, and whether they are common."""
+
+
+_RECORDS: list[tuple[int, list[Launch]]] = []
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Launch]]:
-    """Within it kernels are not run: the list given holds what would have been."""
-    _RECORDS.append([])
+def recording(capability: int = 90) -> Iterator[list[Launch]]:
+    """Within it kernels are not run: the list given holds what would have been, on a GPU of that `capability`."""
+    _RECORDS.append((capability, []))
     try:
-        yield _RECORDS[-1]
+        yield _RECORDS[-1][1]
     finally:
         _RECORDS.pop()
+
+
+def capability(device: torch.device) -> int:
+    """The compute capability of a GPU, 90 for an H200; for recording what was asked for; 90 for the interpreter."""
+    if _RECORDS:
+        return _RECORDS[-1][0]
+    return _capability(device) if device.type == "cuda" else 90
+
+
+@functools.cache
+def _capability(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def compile_options(num_warps: int, num_stages: int) -> dict[str, Any]:
@@ -176,7 +212,7 @@ def launch(
     if 0 in grid:
         return
     if _RECORDS:
-        _RECORDS[-1].append(Launch(kernel, tuple(grid), dict(arguments), num_warps, num_stages))
+        _RECORDS[-1][1].append(Launch(kernel, tuple(grid), dict(arguments), num_warps, num_stages))
         return
     options = compile_options(num_warps, num_stages)
     if first.device.type == "cuda" and first.device.index != torch.cuda.current_device():

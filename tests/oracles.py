@@ -137,7 +137,7 @@ def motion_norms(prediction, target, seen):
 
 
 def plain_dct(size, like):
-    return torch.from_numpy(dct(size)).to(like.dtype)
+    return torch.from_numpy(dct(size)).to(like)
 
 
 def plain_dct_linear(x, weight, bias, cls, position):

@@ -42,6 +42,7 @@ class Tiling:
 
     @property
     def channels(self) -> int:
+        """D rounded up to whole tiles."""
         return sum(self.tiles)
 
     def programs(self, batch: int) -> int:
@@ -51,21 +52,29 @@ class Tiling:
         return {"TILES": self.tiles, "WIDTH": self.width, "CLIPS": self.clips}
 
 
-def tiling(dim: int, frames: int, dtype: torch.dtype, *, backward: bool = False) -> Tiling:
+def tiling(dim: int, frames: int, dtype: torch.dtype, *, alone: bool = False) -> Tiling | None:
     """The tiling of clips of (`dim`, `frames`) numbers whose products have operands of `dtype`.
 
     A warp has a clip to itself while h takes at most 96 of a thread's registers (D = 180, M = 16), which leaves as
     many again for products; four such warps fill the 64 columns that Hopper's matrix unit wants. 3xTF32 splits each
-    operand in two and keeps two sums: half as many. A backward pass has a gradient beside each number and more sums: a
-    third as many. Larger clips are spread over 4 or 8 warps.
+    operand in two and keeps two sums: half as many. Larger clips are spread over 4 or 8 warps.
+
+    Args:
+        alone: a clip a program, where batches are too small to fill the device with four.
+
+    Returns:
+        None where the registers do not suffice: such clips go through memory, see `streamed`.
     """
-    padded, width = -(-dim // 16) * 16, max(16, frames)
-    tiles = (64,) * (padded // 64) + tuple(size for size in (32, 16) if padded & size)
-    registers = padded * width // 32
-    most = (96 if dtype.itemsize == 2 else 48) // (3 if backward else 1)
-    if registers <= most:
+    channels, width = -(-dim // 16) * 16, max(16, frames)
+    tiles = (64,) * (channels // 64) + tuple(size for size in (32, 16) if channels & size)
+    registers = channels * width // 32
+    half = dtype.itemsize == 2
+    if registers <= (96 if half else 48) and not alone:
         return Tiling(tiles, width, clips=4, warps=4)
-    return Tiling(tiles, width, clips=1, warps=4 if registers <= 4 * 64 else 8)
+    warps = 4 if registers <= 4 * 64 else 8
+    if registers <= warps * (48 if half else 24):
+        return Tiling(tiles, width, clips=1, warps=warps)
+    return None
 
 
 @triton.jit

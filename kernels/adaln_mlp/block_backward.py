@@ -1,8 +1,7 @@
-"""The backward pass through the blocks of CMLPe on the clips of a Triton program; `block` describes the tiles.
+"""The backward pass through the blocks of CMLPe on one clip of a Triton program; `streamed` describes its memory.
 
-A program recomputes h before each block and leaves it, in fp32, in memory of its own that it writes again for its next
-clips: 12 KB a clip and block for D = 180, M = 16. Of that it then needs a tile at a time, beside the gradient in
-registers. From the gradient dh of a block's output, with n_d = (h_d - mu) r:
+h before each block and the gradient dh stand there, in fp32. From the gradient dh of a block's output, with
+n_d = (h_d - mu) r:
 
     Q[n][m] = sum_d dh_d[n] alpha_d n_d[m],  S[n] = sum_d beta_d dh_d[n],  T[n] = sum_d dh_d[n]
     U = (Q + S) (1 + scale) + shift T                                 the gradient of F before the gate
@@ -17,77 +16,16 @@ Sums over clips have two stages and no atomics: a program adds to numbers that n
 import triton
 import triton.language as tl
 
-from handcraft.kernels.adaln_mlp.block import (
-    all_channels,
-    block_forward,
-    block_modulation,
-    channels,
-    load_channels,
-    load_matrix,
-    load_row,
-    mix,
-    norm_statistics,
-    only_channels,
-    store_modulation,
-    sum_channels,
-    sum_weighted_channels,
+from handcraft.kernels.adaln_mlp.block import load_matrix, load_row
+from handcraft.kernels.adaln_mlp.streamed import (
+    clip_modulation,
+    load_rows,
+    load_statistics,
+    only_rows,
+    own_tile,
+    padded,
+    product,
 )
-
-
-@triton.jit
-def own_tile(ptr, TILES: tl.constexpr, i: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr):
-    """Where the program keeps tile i of its clips: pointers (CLIPS,TILES[i],WIDTH)."""
-    offs_b = tl.arange(0, CLIPS)[:, None, None]
-    offs_d = channels(TILES, i)[None, :, None]
-    offs_m = tl.arange(0, WIDTH)[None, None, :]
-    return ptr + (offs_b * all_channels(TILES) + offs_d) * WIDTH + offs_m
-
-
-@triton.jit
-def own_row(ptr, WIDTH: tl.constexpr, CLIPS: tl.constexpr):
-    """Where the program keeps a number for each coefficient of its clips: pointers (CLIPS,WIDTH)."""
-    return ptr + tl.arange(0, CLIPS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-
-
-@triton.jit
-def save_block(
-    kept_ptr, statistics_ptr, h, mean, deviation, TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr
-):
-    """Keep h before a block, and its mean and reciprocal deviation."""
-    for i in tl.static_range(len(TILES)):
-        tl.store(own_tile(kept_ptr, TILES, i, WIDTH, CLIPS), h[i])
-    tl.store(own_row(statistics_ptr, WIDTH, CLIPS), mean)
-    tl.store(own_row(statistics_ptr + CLIPS * WIDTH, WIDTH, CLIPS), deviation)
-
-
-@triton.jit
-def recompute(
-    h, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
-    norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, offs_b, mask_b, blocks, D: tl.constexpr,
-    M: tl.constexpr, E: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr,
-    EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Keep what each block begins with, from h before the first; return h before the last.
-
-    Loops of a backward pass keep their addresses inside: carried out of them these take the registers that h needs.
-    """
-    size: tl.constexpr = CLIPS * all_channels(TILES) * WIDTH
-    for k in tl.range(0, blocks - 1, disable_licm=True):
-        shift, scale, gate = block_modulation(
-            k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
-            E, M, WIDTH, EMBEDDING,
-        )  # fmt: skip
-        before = h
-        h, mean, deviation = block_forward(
-            h, shift, scale, gate, norm_weight_ptr + k * D, norm_bias_ptr + k * D, fc_weight_ptr + k * M * M,
-            fc_bias_ptr + k * M, D, M, TILES, WIDTH, OPERAND, PRECISION,
-        )  # fmt: skip
-        to_ptr = statistics_ptr + k * 2 * CLIPS * WIDTH
-        save_block(kept_ptr + k * size, to_ptr, before, mean, deviation, TILES, WIDTH, CLIPS)
-    mean, deviation = norm_statistics(h, D, TILES)
-    to_ptr = statistics_ptr + (blocks - 1) * 2 * CLIPS * WIDTH
-    save_block(kept_ptr + (blocks - 1) * size, to_ptr, h, mean, deviation, TILES, WIDTH, CLIPS)
-    return h
 
 
 @triton.jit
@@ -98,77 +36,82 @@ def add_to(ptr, value, mask):
 
 @triton.jit
 def block_backward(
-    dh, kept_ptr, mean, deviation, shift, scale, gate, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr,
+    dh_ptr, kept_ptr, statistics_ptr, shift, scale, gate, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr,
     dnorm_weight_ptr, dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, D: tl.constexpr, M: tl.constexpr,
-    TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: tl.constexpr, WIDTH: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient tiles of h before a block, and those of shift, scale and gate; adds to those of the parameters."""
-    total = sum_channels(dh, TILES)  # T: (CLIPS,WIDTH)
-    by_alpha = sum_weighted_channels(dh, norm_weight_ptr, D, TILES)
-    by_beta = sum_weighted_channels(dh, norm_bias_ptr, D, TILES)  # S
+    """dh of a block's output becomes that of its input, in place; returns the gradients of shift, scale, gate (WIDTH,).
+
+    Adds to the gradients of the parameters.
+    """
+    mean, deviation = load_statistics(statistics_ptr, WIDTH)
     centre = mean * deviation
-    q = tl.zeros((CLIPS, WIDTH, WIDTH), tl.float32)  # Q: (clip,n,m)
-    for i in tl.static_range(len(TILES)):
-        alpha = load_channels(norm_weight_ptr, D, TILES, i)[None, :, None]
-        normal = tl.load(own_tile(kept_ptr, TILES, i, WIDTH, CLIPS)) * deviation[:, None, :] - centre[:, None, :]
-        q = mix(tl.permute(dh[i], (0, 2, 1)), alpha * normal, q, OPERAND, PRECISION)
-    full = q + by_beta[:, :, None]
+    total, by_alpha, by_beta = (tl.zeros((WIDTH,), tl.float32),) * 3  # T, sum of alpha dh, S
+    q = tl.zeros((WIDTH, WIDTH), tl.float32)  # Q: (n,m)
+    for start in tl.range(0, D, TILE, disable_licm=True):
+        dh = tl.load(own_tile(dh_ptr, start, TILE, WIDTH))
+        alpha = load_rows(norm_weight_ptr, start, D, TILE)
+        normal = tl.load(own_tile(kept_ptr, start, TILE, WIDTH)) * deviation[None, :] - centre[None, :]
+        q = product(tl.trans(dh), alpha * normal, q, OPERAND, PRECISION)
+        total += tl.sum(dh, 0)
+        by_alpha += tl.sum(dh * alpha, 0)
+        by_beta += tl.sum(dh * load_rows(norm_bias_ptr, start, D, TILE), 0)
 
-    matrix = load_matrix(fc_weight_ptr, M, WIDTH)  # F: (1,n,m)
-    gated = matrix * gate[:, :, None]
-    before_gate = full * (1 + scale)[:, None, :] + shift[:, None, :] * total[:, :, None]  # U
-    dgate = tl.sum(matrix * before_gate, 2) + load_row(fc_bias_ptr, M, WIDTH) * total
-    dscale = tl.sum(gated * full, 1)
-    dshift = tl.sum(gated * total[:, :, None], 1)
-    product = gated * (1 + scale)[:, None, :]  # G
-    mean_v = tl.sum(product * by_alpha[:, :, None], 1) / D * deviation
-    mean_vn = tl.sum(product * q, 1) / D * deviation
-
-    offs_n, offs_m = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
-    add_to(dfc_weight_ptr + offs_n * M + offs_m, tl.sum(before_gate * gate[:, :, None], 0), (offs_n < M) & (offs_m < M))
+    fc = tl.reshape(load_matrix(fc_weight_ptr, M, WIDTH), (WIDTH, WIDTH))  # F: (n,m)
+    before_gate = (q + by_beta[:, None]) * (1 + scale)[None, :] + shift[None, :] * total[:, None]  # U
     offs_m = tl.arange(0, WIDTH)
-    add_to(dfc_bias_ptr + offs_m, tl.sum(gate * total, 0), offs_m < M)
+    mask = (offs_m < M)[:, None] & (offs_m < M)[None, :]
+    add_to(dfc_weight_ptr + offs_m[:, None] * M + offs_m[None, :], before_gate * gate[:, None], mask)
+    add_to(dfc_bias_ptr + offs_m, gate * total, offs_m < M)
+    dgate = tl.sum(fc * before_gate, 1) + tl.reshape(load_row(fc_bias_ptr, M, WIDTH), (WIDTH,)) * total
+    gated = fc * gate[:, None]
+    from_q = tl.sum(gated * q, 0)
+    dscale = from_q + tl.sum(gated * by_beta[:, None], 0)
+    dshift = tl.sum(gated * total[:, None], 0)
+    mean_vn = (1 + scale) * from_q / D * deviation
+    matrix = gated * (1 + scale)[None, :]  # G
+    mean_v = tl.sum(matrix * by_alpha[:, None], 0) / D * deviation
 
-    after = ()
-    for i in tl.static_range(len(TILES)):
-        offs_d = channels(TILES, i)
-        alpha = load_channels(norm_weight_ptr, D, TILES, i)[None, :, None]
-        normal = tl.load(own_tile(kept_ptr, TILES, i, WIDTH, CLIPS)) * deviation[:, None, :] - centre[:, None, :]
-        v = mix(dh[i], product, tl.zeros_like(dh[i]), OPERAND, PRECISION)
-        add_to(dnorm_weight_ptr + offs_d, tl.sum(tl.sum(v * normal, 2), 0), offs_d < D)
-        add_to(dnorm_bias_ptr + offs_d, tl.sum(tl.sum(v, 2), 0), offs_d < D)
-        gradient = alpha * v * deviation[:, None, :] - mean_v[:, None, :] - normal * mean_vn[:, None, :]
-        after += (only_channels(dh[i] + gradient, D, TILES, i),)
-    return after, dshift, dscale, dgate
+    for start in tl.range(0, D, TILE, disable_licm=True):
+        at, offs_d = own_tile(dh_ptr, start, TILE, WIDTH), start + tl.arange(0, TILE)
+        dh = tl.load(at)
+        normal = tl.load(own_tile(kept_ptr, start, TILE, WIDTH)) * deviation[None, :] - centre[None, :]
+        v = product(dh, matrix, tl.zeros((TILE, WIDTH), tl.float32), OPERAND, PRECISION)
+        add_to(dnorm_weight_ptr + offs_d, tl.sum(v * normal, 1), offs_d < D)
+        add_to(dnorm_bias_ptr + offs_d, tl.sum(v, 1), offs_d < D)
+        gradient = load_rows(norm_weight_ptr, start, D, TILE) * v * deviation[None, :]
+        gradient -= mean_v[None, :] + normal * mean_vn[None, :]
+        tl.store(at, only_rows(dh + gradient, start, D))
+    tl.debug_barrier()
+    return dshift, dscale, dgate
 
 
 @triton.jit
 def stack_backward(
-    dh, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
+    dh_ptr, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
     norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, dmod_ptr, dnorm_weight_ptr, dnorm_bias_ptr,
-    dfc_weight_ptr, dfc_bias_ptr, offs_b, mask_b, blocks, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr,
-    TILES: tl.constexpr, WIDTH: tl.constexpr, CLIPS: tl.constexpr, EMBEDDING: tl.constexpr, OPERAND: tl.constexpr,
-    PRECISION: tl.constexpr,
+    dfc_weight_ptr, dfc_bias_ptr, clip, blocks, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr,
+    WIDTH: tl.constexpr, EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient tiles of h before the first block, from those of h after the last; stores those of the modulation.
+    """dh after the last block becomes that of h before the first; stores the gradients of the modulation.
 
-    dmod (B,K,3M) in fp32; the gradients of the parameters are this program's own.
+    kept, statistics: of what each block began with, as `stack_streamed` left them. dmod (B,K,3M) in fp32; the gradients
+    of the parameters are this program's own.
     """
-    size: tl.constexpr = CLIPS * all_channels(TILES) * WIDTH
+    size: tl.constexpr = padded(D, TILE) * WIDTH
     for step in tl.range(0, blocks, disable_licm=True):
         k = blocks - 1 - step
-        shift, scale, gate = block_modulation(
-            k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
-            E, M, WIDTH, EMBEDDING,
+        shift, scale, gate = clip_modulation(
+            k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, clip, E, M, WIDTH,
+            EMBEDDING,
         )  # fmt: skip
-        from_ptr = statistics_ptr + k * 2 * CLIPS * WIDTH
-        mean = tl.load(own_row(from_ptr, WIDTH, CLIPS))
-        deviation = tl.load(own_row(from_ptr + CLIPS * WIDTH, WIDTH, CLIPS))
-        dh, dshift, dscale, dgate = block_backward(
-            dh, kept_ptr + k * size, mean, deviation, shift, scale, gate, norm_weight_ptr + k * D,
+        dshift, dscale, dgate = block_backward(
+            dh_ptr, kept_ptr + k * size, statistics_ptr + k * (2 * WIDTH), shift, scale, gate, norm_weight_ptr + k * D,
             norm_bias_ptr + k * D, fc_weight_ptr + k * M * M, fc_bias_ptr + k * M, dnorm_weight_ptr + k * D,
-            dnorm_bias_ptr + k * D, dfc_weight_ptr + k * M * M, dfc_bias_ptr + k * M, D, M, TILES, WIDTH, CLIPS,
-            OPERAND, PRECISION,
+            dnorm_bias_ptr + k * D, dfc_weight_ptr + k * M * M, dfc_bias_ptr + k * M, D, M, TILE, WIDTH, OPERAND,
+            PRECISION,
         )  # fmt: skip
-        store_modulation(dmod_ptr + (offs_b * blocks + k) * (3 * M), dshift, dscale, dgate, mask_b, M, WIDTH)
-    return dh
+        at, offs_m = dmod_ptr + (clip * blocks + k) * (3 * M), tl.arange(0, WIDTH)
+        tl.store(at + offs_m, dshift, mask=offs_m < M)
+        tl.store(at + M + offs_m, dscale, mask=offs_m < M)
+        tl.store(at + 2 * M + offs_m, dgate, mask=offs_m < M)

@@ -15,19 +15,20 @@ import triton.language as tl
 from torch import Tensor
 
 from handcraft.kernels.adaln_mlp.block import (
-    Tiling,
-    all_channels,
     block_forward,
     block_modulation,
     load_tiles,
     store_tiles,
     tiling,
 )
-from handcraft.kernels.adaln_mlp.block_backward import recompute, stack_backward
+from handcraft.kernels.adaln_mlp.block_backward import stack_backward
+from handcraft.kernels.adaln_mlp.streamed import enter_clip, leave_clip, padded, stack_streamed, streaming
 from handcraft.kernels.triton_support import launch, operand_dtype, product_precision
 
 PARTS = 256
 """Programs of a backward pass, at most: about two a multiprocessor. Fixed, so that sums do not depend on the device."""
+STREAMS = 1024
+"""Programs of a forward pass through memory, at most: about eight a multiprocessor, 12 MB for D = 180 and M = 16."""
 
 
 @triton.jit(do_not_specialize=("batch", "blocks"))
@@ -54,39 +55,62 @@ def adaln_forward_kernel(
 
 
 @triton.jit(do_not_specialize=("batch", "blocks"))
+def adaln_streamed_kernel(
+    h_ptr, stride_hb, stride_hd, stride_hm, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr,
+    mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, kept_ptr, statistics_ptr, out_ptr,
+    batch, blocks, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+    EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """As `adaln_forward_kernel`: a program takes every so many clips, one after the other, through its own memory."""
+    part = tl.program_id(0)
+    kept_ptr += part.to(tl.int64) * (padded(D, TILE) * WIDTH)
+    statistics_ptr += part * 2 * WIDTH
+    for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
+        enter_clip(h_ptr + clip * stride_hb, stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
+        stack_streamed(
+            kept_ptr, statistics_ptr, 0, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
+            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
+            EMBEDDING, OPERAND, PRECISION,
+        )  # fmt: skip
+        leave_clip(kept_ptr, out_ptr + clip * (D * M), M, 1, D, M, TILE, WIDTH)
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=("batch", "blocks"))
 def adaln_backward_kernel(
     dout_ptr, stride_gb, stride_gd, stride_gm, h_ptr, stride_hb, stride_hd, stride_hm, e_ptr, stride_eb, stride_ek,
     stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr,
     kept_ptr, statistics_ptr, dh_ptr, dmod_ptr, dnorm_weight_ptr, dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr,
-    batch, blocks, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
-    CLIPS: tl.constexpr, EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    batch, blocks, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+    EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program takes every so many groups of CLIPS clips back; gradients of parameters add up in its own numbers."""
+    """A program takes every so many clips back; gradients of parameters add up in numbers of its own."""
     part = tl.program_id(0)
-    kept_ptr += part.to(tl.int64) * blocks * CLIPS * (all_channels(TILES) * WIDTH)
-    statistics_ptr += part.to(tl.int64) * blocks * 2 * CLIPS * WIDTH
+    size: tl.constexpr = padded(D, TILE) * WIDTH
+    kept_ptr += part.to(tl.int64) * (blocks + 1) * size
+    statistics_ptr += part.to(tl.int64) * (blocks + 1) * (2 * WIDTH)
+    # the last place, which no block begins with, is the gradient's
+    dh_own_ptr, no_statistics_ptr = kept_ptr + blocks * size, statistics_ptr + blocks * (2 * WIDTH)
     dnorm_weight_ptr += part * blocks * D
     dnorm_bias_ptr += part * blocks * D
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
-    for group in tl.range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0), disable_licm=True):
-        offs_b = group * CLIPS + tl.arange(0, CLIPS).to(tl.int64)
-        mask_b = offs_b < batch
-        h = load_tiles(h_ptr, stride_hb, stride_hd, stride_hm, offs_b, mask_b, D, M, TILES, WIDTH)
-        recompute(
-            h, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
-            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, offs_b, mask_b, blocks, D, M, E, TILES, WIDTH,
-            CLIPS, EMBEDDING, OPERAND, PRECISION,
-        )  # fmt: skip
-        tl.debug_barrier()  # what one thread kept another may read
-        dh = load_tiles(dout_ptr, stride_gb, stride_gd, stride_gm, offs_b, mask_b, D, M, TILES, WIDTH)
-        dh = stack_backward(
-            dh, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr,
-            mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, dmod_ptr, dnorm_weight_ptr,
-            dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, offs_b, mask_b, blocks, D, M, E, TILES, WIDTH, CLIPS,
+    for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
+        enter_clip(h_ptr + clip * stride_hb, stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
+        stack_streamed(
+            kept_ptr, statistics_ptr, 1, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
+            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks - 1, blocks, D, M, E, TILE, WIDTH,
             EMBEDDING, OPERAND, PRECISION,
         )  # fmt: skip
-        store_tiles(dh_ptr, dh, offs_b, mask_b, D, M, TILES, WIDTH)
+        dout_clip_ptr = dout_ptr + clip * stride_gb
+        enter_clip(dout_clip_ptr, stride_gd, stride_gm, dh_own_ptr, no_statistics_ptr, D, M, TILE, WIDTH)
+        stack_backward(
+            dh_own_ptr, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr,
+            mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, dmod_ptr, dnorm_weight_ptr,
+            dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, clip, blocks, D, M, E, TILE, WIDTH, EMBEDDING, OPERAND,
+            PRECISION,
+        )  # fmt: skip
+        leave_clip(dh_own_ptr, dh_ptr + clip * (D * M), M, 1, D, M, TILE, WIDTH)
         tl.debug_barrier()
 
 
@@ -131,10 +155,18 @@ def run_forward(h: Tensor, e: Tensor | None, mod: Sequence[Tensor], *block: Tens
         mod: mod_weight (K,3M,E) and mod_bias (K,3M); without e the modulation (B,3M), fp32 and contiguous.
         block: norm_weight, norm_bias (K,D), fc_weight (K,M,M), fc_bias (K,M).
     """
+    batch, dim, frames = h.shape
     out = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    cut = tiling(h.shape[1], h.shape[2], h.dtype)
-    arguments = {**_inputs(h, e, mod, block, cut), "out_ptr": out}
-    launch(adaln_forward_kernel, (cut.programs(h.shape[0]),), h, arguments, num_warps=cut.warps, num_stages=1)
+    cut = tiling(dim, frames, h.dtype)
+    arguments = {**_inputs(h, e, mod, block), "out_ptr": out}
+    if cut is not None:
+        arguments |= cut.constants()
+        launch(adaln_forward_kernel, (cut.programs(batch),), h, arguments, num_warps=cut.warps, num_stages=1)
+        return out
+    cut = streaming(dim, frames, h.dtype)
+    parts = min(STREAMS, batch)
+    arguments |= {"kept_ptr": _numbers(h, parts, cut.size), "statistics_ptr": _numbers(h, parts, 2, cut.width)}
+    launch(adaln_streamed_kernel, (parts,), h, arguments | cut.constants(), num_warps=cut.warps, num_stages=1)
     return out
 
 
@@ -147,29 +179,31 @@ def run_backward(
         dout: (B,D,M), the gradient of what `run_forward` returns of the others.
     """
     batch, dim, frames = h.shape
-    cut = tiling(dim, frames, h.dtype, backward=True)
-    inputs = _inputs(h, e, mod, block, cut)
-    blocks, parts = inputs["blocks"], min(PARTS, cut.programs(batch))
-
-    def numbers(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=h.device)
-
+    cut = streaming(dim, frames, h.dtype)
+    inputs = _inputs(h, e, mod, block)
+    blocks, parts = inputs["blocks"], min(PARTS, batch)
     sizes = {"norm_weight": (dim,), "norm_bias": (dim,), "fc_weight": (frames, frames), "fc_bias": (frames,)}
-    sums = {name: numbers(parts, blocks, *size).zero_() for name, size in sizes.items()}
+    sums = {name: _numbers(h, parts, blocks, *size).zero_() for name, size in sizes.items()}
     dh = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    dmod = numbers(batch, blocks, 3 * frames)
+    dmod = _numbers(h, batch, blocks, 3 * frames)
     arguments = {
         **inputs,
         "dout_ptr": dout,
         **dict(zip(("stride_gb", "stride_gd", "stride_gm"), dout.stride(), strict=True)),
-        "kept_ptr": numbers(parts, blocks, cut.clips, sum(cut.tiles), cut.width),
-        "statistics_ptr": numbers(parts, blocks, 2, cut.clips, cut.width),
+        "kept_ptr": _numbers(h, parts, blocks + 1, cut.size),
+        "statistics_ptr": _numbers(h, parts, blocks + 1, 2, cut.width),
         "dh_ptr": dh,
         "dmod_ptr": dmod,
         **{f"d{name}_ptr": value for name, value in sums.items()},
+        **cut.constants(),
     }
     launch(adaln_backward_kernel, (parts,), h, arguments, num_warps=cut.warps, num_stages=1)
     return dh, dmod, *(value.sum(0) for value in sums.values())
+
+
+def _numbers(first: Tensor, *shape: int) -> Tensor:
+    """Memory for fp32 numbers on the device of `first`."""
+    return torch.empty(shape, dtype=torch.float32, device=first.device)
 
 
 def _given(shift: Tensor, scale: Tensor, gate: Tensor) -> tuple[Tensor]:
@@ -177,10 +211,8 @@ def _given(shift: Tensor, scale: Tensor, gate: Tensor) -> tuple[Tensor]:
     return (torch.cat([value.float() for value in (shift, scale, gate)], dim=1),)
 
 
-def _inputs(
-    h: Tensor, e: Tensor | None, mod: Sequence[Tensor], block: Sequence[Tensor], cut: Tiling
-) -> dict[str, object]:
-    """Arguments that both kernels take."""
+def _inputs(h: Tensor, e: Tensor | None, mod: Sequence[Tensor], block: Sequence[Tensor]) -> dict[str, object]:
+    """Arguments that all kernels take."""
     _, dim, frames = h.shape
     names = ("mod_ptr",) if e is None else ("mod_weight_ptr", "mod_bias_ptr")
     names += ("norm_weight_ptr", "norm_bias_ptr", "fc_weight_ptr", "fc_bias_ptr")
@@ -200,5 +232,4 @@ def _inputs(
         "EMBEDDING": triton.next_power_of_2(embedding) if e is not None else 1,
         "OPERAND": operand_dtype(h),
         "PRECISION": product_precision(h.dtype),
-        **cut.constants(),
     }

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handcraft.kernels.adaln_mlp.kernel import run_backward, run_forward
-from handcraft.kernels.triton_support import AotCase
+from handcraft.kernels.triton_support import AOT_SIZES, AotCase, meta
 
 
 def forward(h: Tensor, e: Tensor, mod_weight: Tensor, mod_bias: Tensor, *block: Tensor) -> tuple[Tensor]:
@@ -36,23 +36,20 @@ def modulation_backward(dmod: Tensor, e: Tensor, mod_weight: Tensor) -> tuple[Te
     return de, torch.bmm(rows.mT, active.transpose(0, 1)), dmod.sum(0)
 
 
-def _aot_case(name: str, dtype: torch.dtype, dim: int, frames: int, blocks: int = 6) -> AotCase:
-    """The forward pass; the backward pass still spills a little (docs/kernels.md)."""
+KERNELS = ("adaln_forward_kernel", "adaln_streamed_kernel", "adaln_backward_kernel")
+
+
+def _aot_case(name: str, dtype: torch.dtype, dim: int, frames: int, common: bool) -> AotCase:
+    """Both passes of six blocks."""
 
     def run() -> None:
-        def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device="meta")
-
-        h, e = make(64, dim, frames, dtype=dtype), make(64, blocks, 32, dtype=dtype)
-        modulation = (make(blocks, 3 * frames, 32), make(blocks, 3 * frames))
-        block = (make(blocks, dim), make(blocks, dim), make(blocks, frames, frames), make(blocks, frames))
+        h, e = meta(64, dim, frames, dtype=dtype), meta(64, 6, 32, dtype=dtype)
+        modulation = (meta(6, 3 * frames, 32), meta(6, 3 * frames))
+        block = (meta(6, dim), meta(6, dim), meta(6, frames, frames), meta(6, frames))
         forward(h, e, *modulation, *block)
+        backward((True,) * 8, h, h, e, *modulation, *block)
 
-    return AotCase(f"adaln_mlp_stack {name} forward", run)
+    return AotCase(f"adaln_mlp_stack {name}", run, dict.fromkeys(KERNELS, "any"), common)
 
 
-AOT_CASES = (
-    _aot_case("bf16 D180 M16", torch.bfloat16, 180, 16),
-    _aot_case("fp16 D144 M16", torch.float16, 144, 16),
-    _aot_case("fp32 D180 M16", torch.float32, 180, 16),
-)
+AOT_CASES = tuple(_aot_case(*size) for size in AOT_SIZES)

@@ -23,13 +23,19 @@ from handcraft.kernels.adaln_mlp.block import (
     load_turned,
     mix,
     rounded,
+    tiling,
 )
 from handcraft.kernels.triton_support import dot
 
 
-def padded_weight(weight: Tensor, cut: Tiling, dtype: torch.dtype) -> Tensor:
-    """(D,D) in the dtype of operands, padded with zeros to the channels of the tiles: loaded without masks."""
-    missing = sum(cut.tiles) - weight.shape[0]
+def generator_tiling(dim: int, frames: int, dtype: torch.dtype, *, alone: bool) -> Tiling | None:
+    """`tiling` of kernels with maps; None also in fp32, whose unrolled maps spill 320 to 900 bytes at D = 180."""
+    return None if dtype == torch.float32 else tiling(dim, frames, dtype, alone=alone)
+
+
+def padded_weight(weight: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    """(D,D) in the dtype of operands, padded with zeros to the channels of whole tiles: loaded without masks."""
+    missing = channels - weight.shape[0]
     return F.pad(weight.to(dtype), (0, missing, 0, missing)).contiguous()
 
 

@@ -19,34 +19,46 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from handcraft.kernels.adaln_mlp.block import (
-    Tiling,
-    all_channels,
-    block_forward,
-    block_modulation,
-    load_matrix,
-    load_turned,
-    rounded,
-    tiling,
-)
-from handcraft.kernels.adaln_mlp.block_backward import recompute, stack_backward
-from handcraft.kernels.adaln_mlp.kernel import PARTS
+from handcraft.kernels.adaln_mlp.block import block_forward, block_modulation
+from handcraft.kernels.adaln_mlp.block_backward import stack_backward
+from handcraft.kernels.adaln_mlp.kernel import PARTS, STREAMS
 from handcraft.kernels.adaln_mlp.kernel_stack import modulation_backward
+from handcraft.kernels.adaln_mlp.streamed import (
+    load_rows,
+    load_tile,
+    padded,
+    stack_streamed,
+    store_tile,
+    streaming,
+)
 from handcraft.kernels.cmlpe.generator import (
-    as_columns,
-    by_clip,
     enter,
+    generator_tiling,
     leave,
     load_frames,
-    map_channels,
     operand_columns,
     padded_weight,
     store_frames,
-    transform,
+)
+from handcraft.kernels.cmlpe.streamed import (
+    enter_blocks,
+    frame_sums,
+    keep_frames,
+    leave_blocks,
+    map_tile,
+    own_memory,
 )
 from handcraft.kernels.dct import dct_matrix
 from handcraft.kernels.params import CMLPeParams
-from handcraft.kernels.triton_support import AotCase, alignment, launch, operand_dtype, product_precision
+from handcraft.kernels.triton_support import (
+    AOT_SIZES,
+    AotCase,
+    alignment,
+    launch,
+    meta,
+    operand_dtype,
+    product_precision,
+)
 
 PARAMETERS = tuple(name for name in CMLPeParams._fields if name != "class_embedding")
 """The fields of CMLPeParams that the op reads, in their order there and in the arguments here."""
@@ -88,87 +100,117 @@ def cmlpe_forward_kernel(
 
 
 @triton.jit(do_not_specialize=("batch", "blocks"))
+def cmlpe_streamed_kernel(
+    x_ptr, stride_xb, stride_xt, stride_xd, e_ptr, stride_eb, stride_ek, stride_ee, dct_ptr, in_weight_ptr,
+    in_bias_ptr, mod_weight_ptr, mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr,
+    out_weight_ptr, out_bias_ptr, kept_ptr, statistics_ptr, columns_ptr, y_ptr, batch, blocks, ALIGN: tl.constexpr,
+    D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
+    EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """As `cmlpe_forward_kernel`: a program takes every so many clips, one after the other, through its own memory."""
+    part = tl.program_id(0)
+    size: tl.constexpr = padded(D, TILE) * WIDTH
+    kept_ptr += part.to(tl.int64) * size
+    statistics_ptr += part * 2 * WIDTH
+    columns_ptr += part.to(tl.int64) * size
+    stride_xb, stride_xt = stride_xb * ALIGN, stride_xt * ALIGN
+    for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
+        x_clip_ptr = x_ptr + clip * stride_xb
+        keep_frames(x_clip_ptr, stride_xd, stride_xt, columns_ptr, D, M, TILE, WIDTH)
+        enter_blocks(
+            columns_ptr, in_weight_ptr, in_bias_ptr, dct_ptr, kept_ptr, statistics_ptr, D, M, TILE, WIDTH, OPERAND,
+            PRECISION,
+        )  # fmt: skip
+        stack_streamed(
+            kept_ptr, statistics_ptr, 0, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
+            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
+            EMBEDDING, OPERAND, PRECISION,
+        )  # fmt: skip
+        leave_blocks(kept_ptr, dct_ptr, columns_ptr, None, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        for start in tl.range(0, D, TILE, disable_licm=True):
+            y = map_tile(out_weight_ptr, columns_ptr, start, D, TILE, WIDTH, PRECISION)
+            y += load_rows(out_bias_ptr, start, D, TILE) * frame_sums(dct_ptr, M, WIDTH)
+            y += load_tile(x_clip_ptr + (M - 1) * stride_xt, stride_xd, 0, start, D, 1, TILE, 1)
+            store_tile(y_ptr + clip * (D * M), 1, D, y, start, D, M)
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=("batch", "blocks"))
 def cmlpe_backward_kernel(
     dy_ptr, stride_gb, stride_gt, stride_gd, x_ptr, stride_xb, stride_xt, stride_xd, e_ptr, stride_eb, stride_ek,
     stride_ee, dct_ptr, in_weight_ptr, in_turned_ptr, in_bias_ptr, mod_weight_ptr, mod_bias_ptr, norm_weight_ptr,
-    norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, out_turned_ptr, kept_ptr, statistics_ptr, g_ptr, dz_ptr, dx_ptr,
-    dmod_ptr, dnorm_weight_ptr, dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, batch, blocks, HAS_DX: tl.constexpr,
-    ALIGN: tl.constexpr, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
-    CLIPS: tl.constexpr, EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, out_turned_ptr, kept_ptr, statistics_ptr, columns_ptr, g_ptr, dz_ptr,
+    dx_ptr, dmod_ptr, dnorm_weight_ptr, dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, batch, blocks,
+    HAS_DX: tl.constexpr, ALIGN: tl.constexpr, D: tl.constexpr, M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr,
+    WIDTH: tl.constexpr, EMBEDDING: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program takes every so many groups of CLIPS clips back; see `adaln_backward_kernel` for what it keeps."""
+    """A program takes every so many clips back; see `adaln_backward_kernel` for what it keeps."""
     part = tl.program_id(0)
-    kept_ptr += part.to(tl.int64) * blocks * CLIPS * (all_channels(TILES) * WIDTH)
-    statistics_ptr += part.to(tl.int64) * blocks * 2 * CLIPS * WIDTH
+    size: tl.constexpr = padded(D, TILE) * WIDTH
+    kept_ptr += part.to(tl.int64) * (blocks + 1) * size
+    statistics_ptr += part.to(tl.int64) * (blocks + 1) * (2 * WIDTH)
+    columns_ptr += part.to(tl.int64) * size
+    last_ptr, last_statistics_ptr = kept_ptr + blocks * size, statistics_ptr + blocks * (2 * WIDTH)
     dnorm_weight_ptr += part * blocks * D
     dnorm_bias_ptr += part * blocks * D
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
     stride_xb, stride_xt = stride_xb * ALIGN, stride_xt * ALIGN
-    for group in tl.range(part, tl.cdiv(batch, CLIPS), tl.num_programs(0), disable_licm=True):
-        offs_b = group * CLIPS + tl.arange(0, CLIPS).to(tl.int64)
-        mask_b = offs_b < batch
-        x = operand_columns(
-            x_ptr, stride_xb, stride_xt, stride_xd, offs_b, mask_b, D, M, TILES, WIDTH, CLIPS, OPERAND
-        )  # fmt: skip
-        h = enter(x, in_weight_ptr, in_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
-        h = recompute(
-            h, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
-            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, offs_b, mask_b, blocks, D, M, E, TILES, WIDTH,
-            CLIPS, EMBEDDING, OPERAND, PRECISION,
-        )  # fmt: skip
-        last = blocks - 1
-        shift, scale, gate = block_modulation(
-            last, blocks, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
-            E, M, WIDTH, EMBEDDING,
-        )  # fmt: skip
-        h, _, _ = block_forward(
-            h, shift, scale, gate, norm_weight_ptr + last * D, norm_bias_ptr + last * D,
-            fc_weight_ptr + last * M * M, fc_bias_ptr + last * M, D, M, TILES, WIDTH, OPERAND, PRECISION,
-        )  # fmt: skip
-        g = transform(h, load_matrix(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
-        for i in tl.static_range(len(TILES)):
-            store_frames(g_ptr, tl.permute(g[i], (1, 0, 2)), offs_b, mask_b, D, M, TILES, i, WIDTH)
-        tl.debug_barrier()  # what one thread kept another may read
-
-        dy = operand_columns(
-            dy_ptr, stride_gb, stride_gt, stride_gd, offs_b, mask_b, D, M, TILES, WIDTH, CLIPS, OPERAND
-        )  # fmt: skip
-        dg = map_channels(out_turned_ptr, dy, TILES, PRECISION)
-        dh = ()
-        for i in tl.static_range(len(TILES)):
-            dh += (by_clip(dg[i], CLIPS, WIDTH),)
-        dh = transform(dh, load_turned(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
-        dh = stack_backward(
-            dh, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
-            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, dmod_ptr, dnorm_weight_ptr, dnorm_bias_ptr,
-            dfc_weight_ptr, dfc_bias_ptr, offs_b, mask_b, blocks, D, M, E, TILES, WIDTH, CLIPS, EMBEDDING, OPERAND,
+    for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
+        dy_clip_ptr = dy_ptr + clip * stride_gb
+        keep_frames(x_ptr + clip * stride_xb, stride_xd, stride_xt, columns_ptr, D, M, TILE, WIDTH)
+        enter_blocks(
+            columns_ptr, in_weight_ptr, in_bias_ptr, dct_ptr, kept_ptr, statistics_ptr, D, M, TILE, WIDTH, OPERAND,
             PRECISION,
         )  # fmt: skip
-        dz = transform(dh, load_matrix(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
-        columns = ()
-        for i in tl.static_range(len(TILES)):
-            store_frames(dz_ptr, tl.permute(dz[i], (1, 0, 2)), offs_b, mask_b, D, M, TILES, i, WIDTH)
-            columns += (as_columns(rounded(dz[i], OPERAND)),)
+        stack_streamed(
+            kept_ptr, statistics_ptr, 1, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
+            norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
+            EMBEDDING, OPERAND, PRECISION,
+        )  # fmt: skip
+        g_clip_ptr = g_ptr + clip * (D * M)
+        leave_blocks(last_ptr, dct_ptr, columns_ptr, g_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        # what came out of the last block is not read again: its place is the gradient's now
+        keep_frames(dy_clip_ptr, stride_gd, stride_gt, columns_ptr, D, M, TILE, WIDTH)
+        enter_blocks(
+            columns_ptr, out_turned_ptr, None, dct_ptr, last_ptr, last_statistics_ptr, D, M, TILE, WIDTH, OPERAND,
+            PRECISION,
+        )  # fmt: skip
+        stack_backward(
+            last_ptr, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr,
+            mod_bias_ptr, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, dmod_ptr, dnorm_weight_ptr,
+            dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, clip, blocks, D, M, E, TILE, WIDTH, EMBEDDING, OPERAND,
+            PRECISION,
+        )  # fmt: skip
+        dz_clip_ptr = dz_ptr + clip * (D * M)
+        leave_blocks(last_ptr, dct_ptr, columns_ptr, dz_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
         if HAS_DX:
-            dx = map_channels(in_turned_ptr, columns, TILES, PRECISION)
-            is_last = (tl.arange(0, WIDTH) == M - 1)[None, None, :]
-            for i in tl.static_range(len(TILES)):
-                seen = load_frames(dy_ptr, stride_gb, stride_gt, stride_gd, offs_b, mask_b, D, M, TILES, i, WIDTH)
-                residual = tl.sum(seen.to(tl.float32), 2)[:, :, None]
-                value = tl.reshape(dx[i], (dx[i].shape[0], CLIPS, WIDTH)) + tl.where(is_last, residual, 0.0)
-                store_frames(dx_ptr, value, offs_b, mask_b, D, M, TILES, i, WIDTH)
-        tl.debug_barrier()
+            is_last = (tl.arange(0, WIDTH) == M - 1)[None, :]
+            for start in tl.range(0, D, TILE, disable_licm=True):
+                dx = map_tile(in_turned_ptr, columns_ptr, start, D, TILE, WIDTH, PRECISION)
+                dy = load_tile(dy_clip_ptr, stride_gd, stride_gt, start, D, M, TILE, WIDTH)
+                dx += tl.where(is_last, tl.sum(dy, 1)[:, None], 0.0)
+                store_tile(dx_ptr + clip * (D * M), 1, D, dx, start, D, M)
+            tl.debug_barrier()
 
 
 def forward(x: Tensor, e: Tensor, *parameters: Tensor) -> tuple[Tensor]:
     """`parameters`: the fields of CMLPeParams but class_embedding; see `op.cmlpe`."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    cut = tiling(x.shape[2], x.shape[1], x.dtype, backward=True)  # a training batch is small
-    arguments, weights = _inputs(x, e, parameters, cut)
-    maps = {name: padded_weight(weights[name[:-4]], cut, x.dtype) for name in ("in_weight_ptr", "out_weight_ptr")}
-    arguments |= {**maps, "out_bias_ptr": weights["out_bias"].contiguous(), "y_ptr": y}
-    launch(cmlpe_forward_kernel, (cut.programs(x.shape[0]),), x, arguments, num_warps=cut.warps, num_stages=1)
+    batch, frames, dim = x.shape
+    cut = generator_tiling(dim, frames, x.dtype, alone=True)  # a training step's batch is small
+    arguments, weights = _inputs(x, e, parameters)
+    way = streaming(dim, frames, x.dtype) if cut is None else cut
+    maps = {
+        name: padded_weight(weights[name[:-4]], way.channels, x.dtype) for name in ("in_weight_ptr", "out_weight_ptr")
+    }
+    arguments |= {**maps, **way.constants(), "out_bias_ptr": weights["out_bias"].contiguous(), "y_ptr": y}
+    if cut is not None:
+        launch(cmlpe_forward_kernel, (cut.programs(batch),), x, arguments, num_warps=cut.warps, num_stages=1)
+        return (y,)
+    parts = min(STREAMS, batch)
+    arguments |= own_memory(x, way, parts)
+    launch(cmlpe_streamed_kernel, (parts,), x, arguments, num_warps=way.warps, num_stages=1)
     return (y,)
 
 
@@ -177,9 +219,9 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Arguments as in `forward`; every gradient is computed, but that of x only where it is needed."""
     batch, frames, dim = x.shape
-    cut = tiling(dim, frames, x.dtype, backward=True)
-    arguments, weights = _inputs(x, e, parameters, cut)
-    blocks, parts = e.shape[1], min(PARTS, cut.programs(batch))
+    way = streaming(dim, frames, x.dtype)
+    arguments, weights = _inputs(x, e, parameters)
+    blocks, parts = e.shape[1], min(PARTS, batch)
 
     def numbers(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
@@ -191,11 +233,11 @@ def backward(
     arguments |= {
         "dy_ptr": dy,
         **dict(zip(("stride_gb", "stride_gt", "stride_gd"), dy.stride(), strict=True)),
-        "in_weight_ptr": padded_weight(weights["in_weight"], cut, x.dtype),
-        "in_turned_ptr": padded_weight(weights["in_weight"].t(), cut, x.dtype),
-        "out_turned_ptr": padded_weight(weights["out_weight"].t(), cut, x.dtype),
-        "kept_ptr": numbers(parts, blocks, cut.clips, sum(cut.tiles), cut.width),
-        "statistics_ptr": numbers(parts, blocks, 2, cut.clips, cut.width),
+        "in_weight_ptr": padded_weight(weights["in_weight"], way.channels, x.dtype),
+        "in_turned_ptr": padded_weight(weights["in_weight"].t(), way.channels, x.dtype),
+        "out_turned_ptr": padded_weight(weights["out_weight"].t(), way.channels, x.dtype),
+        **way.constants(),
+        **own_memory(x, way, parts, places=blocks + 1),
         "g_ptr": g,
         "dz_ptr": dz,
         "dx_ptr": dx,
@@ -203,7 +245,7 @@ def backward(
         **{f"d{name}_ptr": value for name, value in sums.items()},
         "HAS_DX": dx is not None,
     }
-    launch(cmlpe_backward_kernel, (parts,), x, arguments, num_warps=cut.warps, num_stages=1)
+    launch(cmlpe_backward_kernel, (parts,), x, arguments, num_warps=way.warps, num_stages=1)
 
     wide_dy, wide_x = (value.reshape(-1, dim).float() for value in (dy, x))
     columns = dct_matrix(frames, torch.float32, x.device).sum(0)  # what a constant in all coefficients adds to a frame
@@ -220,10 +262,8 @@ def backward(
     return (dx, de, *(gradients[name] for name in PARAMETERS))
 
 
-def _inputs(
-    x: Tensor, e: Tensor, parameters: Sequence[Tensor], cut: Tiling
-) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """Arguments that both kernels take, and the parameters by name."""
+def _inputs(x: Tensor, e: Tensor, parameters: Sequence[Tensor]) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """Arguments that all kernels take, and the parameters by name."""
     _, frames, dim = x.shape
     weights = dict(zip(PARAMETERS, parameters, strict=True))
     align = alignment(x, dim)
@@ -244,26 +284,22 @@ def _inputs(
         "EMBEDDING": triton.next_power_of_2(e.shape[2]),
         "OPERAND": operand_dtype(x),
         "PRECISION": product_precision(x.dtype),
-        **cut.constants(),
     }
     return arguments, weights
 
 
-def _aot_case(name: str, dtype: torch.dtype, dim: int, frames: int) -> AotCase:
-    """The forward pass; the backward pass still spills (docs/kernels.md)."""
+def _aot_case(name: str, dtype: torch.dtype, dim: int, frames: int, common: bool) -> AotCase:
+    """Both passes, with a gradient of x."""
 
     def run() -> None:
-        def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device="meta")
-
         params = CMLPeParams.random(2, dim, frames)._asdict()
-        forward(
-            make(64, frames, dim, dtype=dtype),
-            make(64, 6, 32, dtype=dtype),
-            *(make(*params[name].shape) for name in PARAMETERS),
-        )
+        x, e = meta(64, frames, dim, dtype=dtype), meta(64, 6, 32, dtype=dtype)
+        tensors = (x, e, *(meta(*params[name].shape) for name in PARAMETERS))
+        forward(*tensors)
+        backward((True,) * len(tensors), x, *tensors)
 
-    return AotCase(f"cmlpe {name}", run, matrix=("cmlpe_forward_kernel",))
+    kernels = {"cmlpe_forward_kernel": "own", "cmlpe_streamed_kernel": "any", "cmlpe_backward_kernel": "any"}
+    return AotCase(f"cmlpe {name}", run, kernels, common)
 
 
-AOT_CASES = (_aot_case("bf16 D180 M16 forward", torch.bfloat16, 180, 16),)
+AOT_CASES = tuple(_aot_case(*size) for size in AOT_SIZES)

@@ -23,7 +23,7 @@ from torch import Tensor
 from handcraft.kernels import triton_support
 from handcraft.kernels.dct import dct_matrix
 from handcraft.kernels.dct_linear.kernel_gradient import mix_precision, row_sums, weight_gradient
-from handcraft.kernels.triton_support import AotCase, block_diagonal, dot, offsets, rounded
+from handcraft.kernels.triton_support import AotCase, block_diagonal, dot, meta, offsets, rounded
 
 ROWS = 64
 """Rows of a tile: of BLOCK_T rows for each of its clips. A longer clip is projected in slices of so many rows, or
@@ -328,17 +328,14 @@ def _aot_case(name: str, dtype: torch.dtype, frames: int, dim: int, width: int, 
     """Forward and backward pass with everything that is optional; in "none" mode [CLS] sits after the last frame."""
 
     def run() -> None:
-        def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device="meta")
-
-        x = make(64, frames, dim, dtype=dtype)
-        lengths = make(64, dtype=torch.int64) if transform == "none" else None
-        tensors = (x, make(width, dim), make(width), make(width), make(frames + 1, width), lengths)
+        x = meta(64, frames, dim, dtype=dtype)
+        lengths = meta(64, dtype=torch.int64) if transform == "none" else None
+        tensors = (x, meta(width, dim), meta(width), meta(width), meta(frames + 1, width), lengths)
         options = ("last" if transform == "none" else "first", transform)
         (out,) = forward(*tensors, *options)
         backward((True,) * 5, out, *tensors, *options)
 
-    return AotCase(f"dct_linear {name}", run, matrix=("_embed_kernel", "_weight_gradient_kernel"))
+    return AotCase(f"dct_linear {name}", run, matrix={"_embed_kernel": "own", "_weight_gradient_kernel": "own"})
 
 
 AOT_CASES = (

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from aot.compiling import Compiled, assembler_report
 
 TESTS = Path(__file__).parents[1]
-FINE = Compiled("case", "kernel", "sm_90", 8, 128, 1024, 0, 4, 0, True)
+FINE = Compiled("case", "kernel", "sm_90", 8, 128, 1024, 0, 4, 0, "own")
 
 
 def python(code, **variables):
@@ -29,7 +29,7 @@ def test_one_case_compiles_without_spills():
     done = python(["-m", "aot.run", "--case", "fp16 T32", "--target", "sm_90", "--processes", "1", "--no-write"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "_embed_kernel | sm_90" in done.stdout
-    assert "no spill, shared memory fits" in done.stdout
+    assert "no spill but those accepted, shared memory fits" in done.stdout
 
 
 def test_compiling_is_refused_where_triton_interprets():
@@ -65,10 +65,12 @@ def test_neither_batch_nor_length_is_compiled_in():
     ("change", "fault"),
     [
         ({}, None),
-        ({"spilled": 8}, "spills 8 bytes"),
+        ({"spilled": 8}, "spills 8 bytes, 0 are accepted"),
         ({"shared": 240_000}, "needs 240000 bytes of shared memory, a block may use 232448"),
         ({"matrix": 0, "other_matrix": 3}, "has no wgmma.mma_async"),
-        ({"matrix": 0, "meant": False}, None),
+        ({"matrix": 0, "other_matrix": 3, "meant": "any"}, None),
+        ({"matrix": 0, "meant": "any"}, "has no wgmma.mma_async"),
+        ({"matrix": 0, "meant": ""}, None),
         ({"target": "sm_80", "shared": 170_000}, "a block may use 166912"),
     ],
 )

@@ -65,13 +65,14 @@ def test_one_compilation_serves_every_batch(which, monkeypatch):
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
     counts = []
-    for batch in BATCHES:
+    batches = BATCHES[:2] if backend == "triton" else BATCHES  # the interpreter is slow
+    for batch in batches:
         _, inputs = model_and_inputs(kind, batch)
         pairs = zip(results(compiled, model, inputs), results(model, model, inputs), strict=True)
         for i, (found, expected) in enumerate(pairs):
             assert tolerances.error(found, expected) < 20 * tolerances.SLACK[torch.float32], (batch, i)
         counts.append(counter.frame_count)
-    assert counts == [counts[0]] * len(BATCHES)
+    assert counts == [counts[0]] * len(batches)
 
 
 @pytest.mark.parametrize("kind", ["cmlpe", "transformer_sl"])

@@ -32,7 +32,7 @@ def imported(path):
 
 
 EXTRAS = {
-    "triton": {"triton_support.py", "kernel*.py", "block*.py", "generator.py"},
+    "triton": {"triton_support.py", "kernel*.py", "block*.py", "generator.py", "streamed.py"},
     "cuda": {"nvrtc.py"},
 }
 """Packages of an extra, and the files that may import them: nothing loads either before it is used."""

@@ -108,3 +108,17 @@ def test_registered_operations_pass_opcheck():
         torch.library.opcheck(
             OP.registered_backward, ("cpu", needed, a, None, 3 * a.float(), a, b, c if needed[2] else None, True)
         )
+
+
+def test_no_two_gradients_share_memory():
+    """A launcher may hand out parts of one tensor: changed in place, one gradient must not change another."""
+
+    def shared(needed, dy, a, b):
+        return dy, dy[:1]
+
+    launcher = SimpleNamespace(forward=lambda a, b: (a + b,), backward=shared)
+    op = FusedOp("shared_memory_test", ("a", "b"), {"cpu": launcher}, lambda a, b: (a.new_empty(a.shape),))
+    a, b = torch.zeros(3, 2, requires_grad=True), torch.zeros(1, 2, requires_grad=True)
+    op("cpu", a, b)[0].backward(torch.ones(3, 2))
+    a.grad.zero_()
+    assert torch.equal(b.grad, torch.ones(1, 2))

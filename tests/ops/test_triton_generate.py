@@ -8,6 +8,7 @@ import pytest
 import tolerances
 import torch
 from backends import backends
+from cases import draw
 from generated import CLASSES, DIM, FRAMES, SEED, oracle, setting, subset
 
 from handcraft import kernels
@@ -43,7 +44,7 @@ def plain(given, noise, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("noise", [0.0, 0.1, 2.0])
 def test_error_is_at_most_twice_pytorchs_own(dtype, noise):
-    given = setting(9, dtype)
+    given = setting(5, dtype)
     truth = oracle(given, noise)
     out = generate(given, noise=noise)
     assert out.dtype == dtype
@@ -78,12 +79,11 @@ def test_words_are_those_of_philox_and_normals_agree():
     [(180, 16, 2, 32), (144, 16, 1, 32), (1, 8, 2, 1), (45, 32, 1, 7), (17, 64, 1, 33)],
 )
 def test_sizes(dim, frames, blocks, embedding):
-    generator = torch.Generator().manual_seed(2)
     params, other = (CMLPeParams.random(2, dim, frames, blocks, embedding, seed=seed) for seed in (3, 4))
     given = {
         "params": params,
         "reverse_params": other,
-        "context": torch.randn(3, 2 * frames, dim, generator=generator),
+        "context": draw((3, 2 * frames, dim), seed=2)[0].float(),
         "row": torch.tensor([2, 0, 1]),
         "label": torch.tensor([1, 0, 1]),
         "clip_id": torch.tensor([-1, 7, 2**62]),
@@ -97,9 +97,9 @@ def test_sizes(dim, frames, blocks, embedding):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_do_not_depend_on_batch_or_order(dtype):
-    given = setting(11, dtype)
+    given = setting(6, dtype)
     whole = generate(given)
-    order = torch.randperm(11, generator=torch.Generator().manual_seed(1))
+    order = torch.tensor([2, 5, 0, 3, 1, 4])
     assert torch.equal(generate(subset(given, order)), whole[order])
     for size in (1, 3):
         assert torch.equal(generate(subset(given, order[:size])), whole[order[:size]])
@@ -107,7 +107,7 @@ def test_bytes_do_not_depend_on_batch_or_order(dtype):
 
 
 def test_halves_and_their_models():
-    given = setting(5)
+    given = setting(2)
     both = generate(given)
     assert torch.equal(generate({**given, "reverse_params": None}), both[:, FRAMES:])
     other = CMLPeParams.random(CLASSES, DIM, FRAMES, 3, 6, seed=3)
@@ -118,17 +118,17 @@ def test_halves_and_their_models():
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 def test_out_of_any_dtype_and_strides_is_filled(dtype):
-    given = setting(6)
+    given = setting(3)
     expected = generate(given)
-    out = torch.full((6, 2 * FRAMES, DIM), float("nan"), dtype=dtype)
+    out = torch.full((3, 2 * FRAMES, DIM), float("nan"), dtype=dtype)
     assert generate(given, out=out) is out
     assert torch.equal(out, expected.to(dtype))
-    view = torch.full((DIM, 2 * FRAMES, 12), float("nan"), dtype=dtype)[:, :, ::2].permute(2, 1, 0)
+    view = torch.full((DIM, 2 * FRAMES, 6), float("nan"), dtype=dtype)[:, :, ::2].permute(2, 1, 0)
     assert torch.equal(generate(given, out=view), out)
 
 
 def test_strided_input_and_no_statistics():
-    given = setting(5)
+    given = setting(2)
     strided = torch.zeros(40, 2 * DIM, 2 * FRAMES)[:, ::2].mT.copy_(given["context"])
     rows = torch.stack((given["row"], given["row"]), 1)[:, 0]
     assert torch.equal(generate({**given, "context": strided, "row": rows}), generate(given))
@@ -148,11 +148,9 @@ def test_missing_landmarks_and_empty_batch():
 
 @pytest.mark.parametrize("field", CMLPeParams._fields)
 def test_every_parameter_counts(field):
-    given = setting(5)
+    given = {**setting(1), "reverse_params": None}
     out = generate(given)
     value = getattr(given["params"], field)
-    corrupt = value + 0.5 * value.square().mean().sqrt() * torch.randn(
-        value.shape, generator=torch.Generator().manual_seed(5)
-    )
+    corrupt = value + 0.5 * value.square().mean().sqrt() * draw(tuple(value.shape), seed=5)[0].float()
     moved = generate({**given, "params": given["params"]._replace(**{field: corrupt})})
     assert tolerances.error(moved, out) > 100 * tolerances.SLACK[torch.float32]
