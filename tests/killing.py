@@ -120,3 +120,10 @@ def kill_repeatedly(function: Callable, log: Path, times: int, most: int, rng: r
         assert code in (0, -signal.SIGKILL), process.error
         killed += code != 0
     return killed
+
+
+def readable_to_all(folder: Path) -> None:
+    """Let other users into pytest's `folder`, which it makes for its own user, at whatever depth (pytest-xdist's)."""
+    for place in (folder, *folder.parents):
+        if "pytest-of" in str(place):
+            place.chmod(0o755)

@@ -121,7 +121,7 @@ def test_train_mamba_without_pretraining_and_resume(place, tmp_path, capfd):
     assert run_cli(*words) == 0
     assert load(tmp_path / "classifier").kind == "mamba_sl"
     assert not (tmp_path / "pretraining").exists()
-    assert "resume it (--resume) or choose another folder" in one_line_error(capfd, *words)
+    assert "resume it, or choose another folder" in one_line_error(capfd, *words)
     assert run_cli(*words, "--resume") == 0
     assert "train.lr was 0.01" in one_line_error(capfd, *words, "--resume", "--recipe.mamba.train.lr", 0.02)
 

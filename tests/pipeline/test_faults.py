@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import Forked, wait_for
+from killing import Forked, readable_to_all, wait_for
 from small_clips import small_clips
 from tiny_recipe import arrays, write_recipe, write_toy
 from twins import twin
@@ -188,8 +188,7 @@ def as_nobody(function, *arguments) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="changes to another user, as only root can")
 def test_generating_and_importing_into_a_folder_that_cannot_be_written_to(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    readable_to_all(tmp_path)
     for function, *first in ((generate,), (import_arrays, npz(tmp_path))):
         process = Forked(as_nobody, function, *first, tmp_path / "store")
         assert process.wait() == 2, process.error

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from killing import Forked, kill_repeatedly, lines, wait_for
+from killing import Forked, kill_repeatedly, lines, readable_to_all, wait_for
 from small_clips import small_recipe, small_task
 from tiny_recipe import run_cli
 
@@ -279,8 +279,7 @@ def read_only(out: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="changes to another user, as only root can")
 @pytest.mark.parametrize("started", [True, False])
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, whole, started):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    readable_to_all(tmp_path)
     out = tmp_path / "run"
     if started:
         stopped_at(out, 8)
