@@ -101,7 +101,7 @@ class FusedOp:
         ctx.set_materialize_grads(False)
 
     def _gradients(self, backend: str, needed: Sequence[bool], *kept: Any) -> list[Tensor]:
-        """The needed gradients alone, contiguous, in the dtypes of their tensors; `kept` as a launcher's `backward` has it."""
+        """The needed gradients alone, contiguous, in their tensors' dtypes; `kept` as `backward` takes it."""
         start = self.outputs + self.residuals
         tensors = kept[start : start + self.count]
         with outside_autocast(tensors[0].device.type):
