@@ -3,7 +3,7 @@
 # the kernels on the GPU, and measure them.
 #
 #     benchmarks/gpu.sh [FOLDER] [STEP...]    default: $OUT or benchmarks/results, and all steps
-#     DEVICE=cpu benchmarks/gpu.sh FOLDER     the same steps on a CPU, in Triton's interpreter and on small shapes
+#     DEVICE=cpu benchmarks/gpu.sh FOLDER     a rehearsal: tests in Triton's interpreter, benchmarks not timed
 #
 # Steps: tests, graphs, dct_linear, adaln_mlp, cmlpe, cmlpe_generate. Each has a time limit of its own, LIMIT seconds
 # (540), and none stops the next one: a benchmark compares every provider with the reference before it times it. FOLDER
@@ -32,25 +32,30 @@ timeout 300 "$python" -m pip install --quiet --no-deps --no-build-isolation --di
     > "$folder/install.log" 2>&1 || { tail -n 20 "$folder/install.log"; exit 1; }
 
 kernel_tests=(-m pytest tests/ops --device "$device" -q -p no:cacheprovider --tb=short)
-full=(--full)
+timed=(--full)
+interpret=
 if [ "$device" = cpu ]; then
-    export TRITON_INTERPRET=1
-    full=(--benchmark-disable)
+    interpret=1
+    timed=(--benchmark-disable)
 fi
 failed=()
 tables=()
 for step in "${steps[@]}"; do
     echo "== $step on $name"
     log=$folder/$step.log
+    variables=()
+    case $step in
+        tests | graphs) variables=(TRITON_INTERPRET=$interpret) ;;
+    esac
     case $step in
         tests) command=("${kernel_tests[@]}" -m triton) ;;
         graphs) command=("${kernel_tests[@]}" -k cuda_graph) ;;
         *)
-            command=(-m pytest "benchmarks/bench_$step.py" --device "$device" "${full[@]}" -q -p no:cacheprovider)
+            command=(-m pytest "benchmarks/bench_$step.py" --device "$device" "${timed[@]}" -q -p no:cacheprovider)
             command+=("--benchmark-json=$folder/$name-$step.json")
             ;;
     esac
-    timeout "$limit" "$python" "${command[@]}" > "$log" 2>&1 || failed+=("$step")
+    env ${variables[@]+"${variables[@]}"} timeout "$limit" "$python" "${command[@]}" > "$log" 2>&1 || failed+=("$step")
     tail -n 3 "$log"
     [ -s "$folder/$name-$step.json" ] && tables+=("$folder/$name-$step.json")
 done

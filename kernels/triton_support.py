@@ -146,7 +146,10 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 AOT_SIZES = (
     ("bf16 D180 M16", torch.bfloat16, 180, 16, True),
     ("fp32 D180 M16", torch.float32, 180, 16, True),
+    ("bf16 D96 M16", torch.bfloat16, 96, 16, False),
+    ("fp32 D96 M16", torch.float32, 96, 16, False),
     ("fp16 D120 M16", torch.float16, 120, 16, False),
+    ("fp32 D120 M16", torch.float32, 120, 16, False),
     ("bf16 D144 M16", torch.bfloat16, 144, 16, False),
     ("fp32 D144 M16", torch.float32, 144, 16, False),
     ("bf16 D512 M16", torch.bfloat16, 512, 16, False),

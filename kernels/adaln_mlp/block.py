@@ -55,26 +55,23 @@ class Tiling:
 def tiling(dim: int, frames: int, dtype: torch.dtype, *, alone: bool = False) -> Tiling | None:
     """The tiling of clips of (`dim`, `frames`) numbers whose products have operands of `dtype`.
 
-    A warp has a clip to itself while h takes at most 96 of a thread's registers (D = 180, M = 16), which leaves as
+    A warp has a clip to itself while h takes at most 96 of a thread's registers (D = 192, M = 16), which leaves as
     many again for products; four such warps fill the 64 columns that Hopper's matrix unit wants. 3xTF32 splits each
-    operand in two and keeps two sums: half as many. Larger clips are spread over 4 or 8 warps.
+    operand in two and keeps two sums: a clip is spread over four warps.
 
     Args:
         alone: a clip a program, where batches are too small to fill the device with four.
 
     Returns:
-        None where the registers do not suffice: such clips go through memory, see `streamed`.
+        None for larger clips, and for M > 16, where a product has too many operands: they go through memory, see
+        `streamed`.
     """
     channels, width = -(-dim // 16) * 16, max(16, frames)
     tiles = (64,) * (channels // 64) + tuple(size for size in (32, 16) if channels & size)
-    registers = channels * width // 32
-    half = dtype.itemsize == 2
-    if registers <= (96 if half else 48) and not alone:
-        return Tiling(tiles, width, clips=4, warps=4)
-    warps = 4 if registers <= 4 * 64 else 8
-    if registers <= warps * (48 if half else 24):
-        return Tiling(tiles, width, clips=1, warps=warps)
-    return None
+    if width > 16 or channels > 192:
+        return None
+    four = dtype.itemsize == 2 and not alone
+    return Tiling(tiles, width, clips=4 if four else 1, warps=4)
 
 
 @triton.jit

@@ -41,9 +41,9 @@ from handcraft.kernels.triton_support import (
 )
 
 TWO_PI = tl.constexpr(2 * math.pi)
-ALONE = 144
+ALONE = 96
 """Channels beyond which a program has one clip, not four, on GPUs before Hopper: their matrix unit takes both operands
-of a map from registers, and four clips of 180 channels spill 1,556 bytes."""
+of a map from registers, and four clips of 180 channels spill 1,556 bytes, of 120 channels 72."""
 
 
 @triton.jit

@@ -5,7 +5,6 @@ import torch
 from backends import DEVICE, backends
 from cases import CASES
 
-from handcraft import doctor
 from handcraft.kernels import dispatch
 from handcraft.kernels.adaln_mlp import op as adaln_op
 from handcraft.kernels.cmlpe import op as cmlpe_op
@@ -41,6 +40,9 @@ def test_registered_operations_pass_opcheck(op):
 
 
 def test_the_doctor_compares_every_kernel_with_the_reference():
+    pytest.importorskip("rich")  # a machine with a GPU may have no more than the kernels need
+    from handcraft import doctor
+
     checks = [check for check in doctor.self_check() if check.backend == "triton" and check.device == DEVICE]
     assert {check.op for check in checks} == {rule.op for rule in dispatch.RULES if rule.backend == "triton"}
     for check in checks:
