@@ -1,7 +1,7 @@
 """Compile every Triton kernel ahead of time for GPUs of three generations, without a GPU, and check the code.
 
-    PYTHONPATH=tests python -m aot.run                        # writes benchmarks/results/aot.{json,md}
-    PYTHONPATH=tests python -m aot.run --all                  # and shapes of no recipe, for half an hour
+    PYTHONPATH=tests python -m aot.run                        # shapes of recipes and benchmarks
+    PYTHONPATH=tests python -m aot.run --all                  # every shape; writes benchmarks/results/aot.{json,md}
     PYTHONPATH=tests python -m aot.run --case "dct_linear bf16" --target sm_90 --no-write
 
 The exit code is 1 if a kernel spills registers, needs more shared memory than a block may use, or lacks the target's
@@ -48,7 +48,7 @@ def markdown(rows: list[Compiled]) -> str:
     lines = [
         "# Triton kernels compiled ahead of time",
         "",
-        f"Triton {triton.__version__}, torch {torch.__version__}; written by `make test-aot`. Registers of a thread, "
+        f"Triton {triton.__version__}, torch {torch.__version__}; written by `python -m aot.run --all` in tests. Registers of a thread, "
         "shared memory of a block in bytes.",
         "Matrix instructions as they stand in the PTX, loops counted once. Nothing here was run.",
         "",
@@ -78,7 +78,7 @@ def main() -> int:
     rows = compile_all(options.case, options.target or list(TARGETS), options.processes, everything=options.all)
     text = markdown(rows)
     print(text)
-    if not options.no_write:
+    if options.all and not (options.no_write or options.case or options.target):
         versions = {"triton": triton.__version__, "torch": torch.__version__}
         write_json(RESULTS / "aot.json", {"versions": versions, "kernels": [row.row() for row in rows]})
         write_text(RESULTS / "aot.md", text)
