@@ -48,7 +48,8 @@ def markdown(rows: list[Compiled]) -> str:
     lines = [
         "# Triton kernels compiled ahead of time",
         "",
-        f"Triton {triton.__version__}, torch {torch.__version__}; written by `python -m aot.run --all` in tests. Registers of a thread, "
+        f"Triton {triton.__version__}, torch {torch.__version__}; written by `python -m aot.run --all` in tests. "
+        "Registers of a thread, "
         "shared memory of a block in bytes.",
         "Matrix instructions as they stand in the PTX, loops counted once. Nothing here was run.",
         "",
