@@ -1,7 +1,9 @@
-"""Processes to be killed, forked from this one, which has imported everything: for the tests of faults.
+"""Processes to be killed: for the tests of faults.
 
-A function that runs in such a process gets nothing back to here but its exit code: 0 where it returned, 2 where it
-raised an error of the package, whose text goes to `Forked.error`.
+They are forked from a server that has imported everything and has no threads: a fork of pytest's own process, whose
+tests have started threads, now and then hangs. So functions and arguments are pickled: functions of a module, no
+lambdas. A function gets nothing back to here but its exit code: 0 where it returned, 2 where it raised an error of the
+package, whose text goes to `Forked.error`.
 """
 
 import contextlib
@@ -19,7 +21,8 @@ import torch.distributed as dist
 from handcraft import distributed
 from handcraft.errors import HandcraftError, Stopped
 
-_FORK = multiprocessing.get_context("fork")
+_FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload(["pytest", "torch.distributed", "handcraft.cli", "handcraft.engine", "handcraft.generate"])
 SECONDS = 120  # until a process counts as hung; each needs a few on a quiet machine
 
 
@@ -62,7 +65,7 @@ class Forked:
 
 
 def _call(pipe, function: Callable, arguments: tuple) -> None:
-    torch.set_num_threads(1)  # a forked process cannot use its parent's pool
+    torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 0
     try:
@@ -81,12 +84,13 @@ def together(count: int, folder: Path, function: Callable, *arguments) -> list[F
     say to find each other."""
     store = folder / f"store-{random.getrandbits(48):012x}"
 
-    def join(rank: int) -> None:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
-        function(*arguments)
-        distributed.leave()
+    return [Forked(_join, store, rank, count, function, arguments) for rank in range(count)]
 
-    return [Forked(join, rank) for rank in range(count)]
+
+def _join(store: Path, rank: int, count: int, function: Callable, arguments: tuple) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
+    function(*arguments)
+    distributed.leave()
 
 
 def finish(processes: list[Forked]) -> None:
@@ -108,12 +112,12 @@ def wait_for(condition: Callable[[], bool], *processes: Forked) -> None:
         time.sleep(0.002)
 
 
-def kill_repeatedly(function: Callable, log: Path, times: int, most: int, rng: random.Random) -> int:
-    """Start `function()` `times` times and SIGKILL it each time, after it has added up to `most` lines to `log` and at
-    a random moment of the next; returns how often it was killed before it had ended."""
+def kill_repeatedly(log: Path, times: int, most: int, rng: random.Random, function: Callable, *arguments) -> int:
+    """Start `function(*arguments)` `times` times and SIGKILL it each time, after it has added up to `most` lines to
+    `log` and at a random moment of the next; returns how often it was killed before it had ended."""
     killed = 0
     for _ in range(times):
-        process, wanted = Forked(function), lines(log) + rng.randrange(most)
+        process, wanted = Forked(function, *arguments), lines(log) + rng.randrange(most)
         wait_for(lambda wanted=wanted: lines(log) > wanted, process)
         time.sleep(rng.uniform(0, 0.02))
         code = process.kill()

@@ -1,5 +1,5 @@
 """Several processes train as one does: shares of batches, the same curve, every clip validated once, files of the first
-process alone, and what happens when one of them dies. Over gloo, in processes forked from this one; `test_torchrun`
+process alone, and what happens when one of them dies. Over gloo, in processes of this machine; `test_torchrun`
 does it with torchrun."""
 
 import json
@@ -19,6 +19,8 @@ from handcraft.distributed import WHOLE, Share
 from handcraft.engine import train
 from handcraft.errors import ConfigError, DataError, TrainingError
 from handcraft.tracking import LOG
+
+LENGTHS = (6, 30)  # frames of the clips
 
 
 def recipe_of(kind, **changes):
@@ -126,80 +128,81 @@ def test_devices(monkeypatch):
 # --- together ------------------------------------------------------------------------------------------------------
 
 
+def exchange():
+    rank = distributed.rank()
+    assert distributed.total(torch.tensor([rank + 1, 5])).tolist() == [6, 15]
+    assert [int(found) for found in distributed.gather(torch.tensor([rank]))] == [0, 1, 2]
+    assert distributed.share() == Share(rank, 3)
+    assert distributed.on_first(distributed.rank) == 0
+    error = DataError if rank == 0 else TrainingError
+    with pytest.raises(error, match="no such file" if rank == 0 else "first process .* failed: DataError: no such"):
+        distributed.on_first(refuse)
+
+
+def refuse():
+    raise DataError("no such file")
+
+
 def test_sums_lists_and_answers(tmp_path):
-    def exchange():
-        rank = distributed.rank()
-        assert distributed.total(torch.tensor([rank + 1, 5])).tolist() == [6, 15]
-        assert [int(found) for found in distributed.gather(torch.tensor([rank]))] == [0, 1, 2]
-        assert distributed.share() == Share(rank, 3)
-        assert distributed.on_first(distributed.rank) == 0
-        error = DataError if rank == 0 else TrainingError
-        with pytest.raises(error, match="no such file" if rank == 0 else "first process .* failed: DataError: no such"):
-            distributed.on_first(refuse)
-
-    def refuse():
-        raise DataError("no such file")
-
     finish(together(3, tmp_path, exchange))
 
 
 @pytest.mark.parametrize(("kind", "count"), [("cmlpe", 2), ("transformer_sl", 3), ("mamba_sl", 2)])
 def test_processes_draw_the_curve_of_one(tmp_path, kind, count):
     """With missing landmarks, dropout, and fewer validation clips than processes."""
-    clips = small_clips(lengths=(6, 30))
-    finish(together(count, tmp_path, lambda: train(task_of(kind, clips), tmp_path / "several")))
-    train(task_of(kind, clips), tmp_path / "one")
+    finish(together(count, tmp_path, train_task, kind, LENGTHS, {}, tmp_path / "several"))
+    train_task(kind, LENGTHS, {}, tmp_path / "one")
     assert_same_curve(tmp_path / "several", tmp_path / "one")
     assert {path.name for path in (tmp_path / "several").iterdir()} == {
         path.name for path in (tmp_path / "one").iterdir()
     }
 
 
-def task_of(kind, clips, **changes):
+def train_task(kind, lengths, changes, out):
     """Two clips validate, which is fewer than three processes."""
-    task = small_task(kind, recipe=recipe_of(kind, **changes), clips=clips)
+    task = small_task(kind, recipe=recipe_of(kind, **changes), clips=small_clips(lengths=lengths))
     task.valid_clips = task.valid_clips.subset([0, 3])
-    return task
+    train(task, out)
 
 
 def test_processes_and_pieces_draw_the_curve_of_one(tmp_path):
-    clips = small_clips()
     changes = {"accumulate": 3, "ema": 0.8, "label_smoothing": 0.1}
-    finish(together(2, tmp_path, lambda: train(task_of("transformer_sl", clips, **changes), tmp_path / "several")))
-    train(task_of("transformer_sl", clips, **(changes | {"accumulate": 1})), tmp_path / "one")
+    finish(together(2, tmp_path, train_task, "transformer_sl", LENGTHS, changes, tmp_path / "several"))
+    train_task("transformer_sl", LENGTHS, changes | {"accumulate": 1}, tmp_path / "one")
     assert_same_curve(tmp_path / "several", tmp_path / "one")
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(tmp_path):
-    processes = together(3, tmp_path, lambda: train(small_task("cmlpe", recipe=recipe_of("cmlpe", batch=2)), tmp_path))
+    processes = together(3, tmp_path, train_task, "cmlpe", LENGTHS, {"batch": 2}, tmp_path / "run")
     assert [process.wait() for process in processes] == [2, 2, 2]
     assert "train.batch is 2; expected at least 3" in processes[0].error
 
 
 def test_what_fails_in_the_first_process_fails_in_all(tmp_path):
     train(small_task("cmlpe"), tmp_path / "run")
-    processes = together(2, tmp_path, lambda: train(small_task("cmlpe"), tmp_path / "run"))
+    processes = together(2, tmp_path, train_task, "cmlpe", LENGTHS, {}, tmp_path / "run")
     assert [process.wait() for process in processes] == [2, 2]
     assert "holds a run already" in processes[0].error
     assert "the first process of this training failed: TrainingError" in processes[1].error
 
 
+def train_on_infinity(out):
+    task = small_task("transformer_sl", recipe=recipe_of("transformer_sl"))
+    whole = task.batch
+
+    def batch(step, share=WHOLE):
+        found = whole(step, share)
+        found.x[found.sample_id == 5 * 7 + 6] = torch.inf  # the last of batch 5, which the last process has
+        return found
+
+    task.batch = batch
+    train(task, out)
+
+
 def test_a_clip_without_a_finite_loss_is_named(tmp_path):
-    def run():
-        task = small_task("transformer_sl", recipe=recipe_of("transformer_sl"))
-        whole = task.batch
-
-        def batch(step, share=WHOLE):
-            found = whole(step, share)
-            found.x[found.sample_id == 5 * 7 + 6] = torch.inf  # the last of batch 5, which the last process has
-            return found
-
-        task.batch = batch
-        train(task, tmp_path / "run")
-
     task = small_task("transformer_sl", recipe=recipe_of("transformer_sl"))
     culprit = str(task.clips.ids[task.batch(5).index[6]])
-    processes = together(2, tmp_path, run)
+    processes = together(2, tmp_path, train_on_infinity, tmp_path / "run")
     assert [process.wait() for process in processes] == [2, 2]
     assert f"clips concerned: {culprit}. Look" in processes[0].error
 

@@ -96,7 +96,7 @@ def truncate(file: Path) -> None:
 def test_six_kills_at_random_moments_change_nothing(tmp_path, whole):
     seed = random.SystemRandom().randrange(1 << 32)
     out = tmp_path / "run"
-    killed = kill_repeatedly(lambda: run(out, 0.005), out / LOG, 6, 7, random.Random(seed))
+    killed = kill_repeatedly(out / LOG, 6, 7, random.Random(seed), run, out, 0.005)
     assert killed == 6, f"seed {seed}"
     run(out)
     assert_equal_runs(out, whole)
