@@ -15,7 +15,7 @@ from typing import Any
 import ceilings
 import providers
 import pytest
-import shapes
+import rows
 import torch
 from providers import Case
 
@@ -70,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     op, mode = name.split()
     device, full = metafunc.config.getoption("device"), metafunc.config.getoption("full")
     found = []
-    for row in (shapes.CUDA if device == "cuda" else shapes.CPU)[name]:
+    for row in (rows.CUDA if device == "cuda" else rows.CPU)[name]:
         if full or not row.full:
             for provider in _providers(op, row.shape, device, compiled=full or row.compiled):
                 case = Case(op, mode, row.shape, provider, device)

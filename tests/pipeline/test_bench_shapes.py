@@ -1,6 +1,6 @@
-"""benchmarks/shapes.py: the work it counts is the work that is done, where PyTorch can count it too."""
+"""Benchmarks: the work that shapes.py counts is the work that is done, where PyTorch can count it too; rows.py."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -18,17 +18,21 @@ from handcraft.kernels import (
     mamba_block,
 )
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "shapes.py"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def shapes():
-    spec = importlib.util.spec_from_file_location("bench_shapes", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def modules():
+    """benchmarks/shapes.py and rows.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module("shapes"), importlib.import_module("rows")
+    del sys.modules["shapes"], sys.modules["rows"]
+
+
+@pytest.fixture
+def shapes(modules):
+    return modules[0]
 
 
 def flops(call) -> int:
@@ -114,9 +118,10 @@ def test_work_adds_and_multiplies(shapes):
     assert shapes.Work(1, 2, 3, 4) * 2 + shapes.Work(1) == shapes.Work(3, 4, 6, 8)
 
 
-def test_tables(shapes):
-    assert set(shapes.CPU) == set(shapes.CUDA)
-    for table in (shapes.CPU, shapes.CUDA):
+def test_tables(modules):
+    _, rows = modules
+    assert set(rows.CPU) == set(rows.CUDA)
+    for table in (rows.CPU, rows.CUDA):
         for name, table_rows in table.items():
             mode = name.split()[1]
             labels = [(row.shape.label(), row.shape.dtype) for row in table_rows]
@@ -125,5 +130,5 @@ def test_tables(shapes):
                 forward, work = row.shape.work("forward"), row.shape.work(mode)
                 assert work.bytes > 0
                 assert mode == "forward" or work.bytes > forward.bytes
-    compiled = [row for table_rows in shapes.CPU.values() for row in table_rows if row.compiled and not row.full]
+    compiled = [row for table_rows in rows.CPU.values() for row in table_rows if row.compiled and not row.full]
     assert len(compiled) <= 7  # more would not fit into ten minutes on two cores
