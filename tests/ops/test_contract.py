@@ -14,7 +14,7 @@ import tolerances
 import torch
 from cases import CASES
 
-from handcraft.kernels import dispatch
+from handcraft.kernels import dispatch, env
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -113,7 +113,8 @@ def test_gradcheck(exact_case):
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
 def test_precision(case, dtype):
     """Output and every gradient: at most twice PyTorch's own error in the dtype, plus slack; dtypes as promised."""
-    tensors = case.cast(case.make(16), dtype)
+    slow = env.interpreting() and case.call.keywords["backend"] == "triton"
+    tensors = case.cast(case.make(5 if slow else 16), dtype)
     exact = {name: value.double() for name, value in tensors.items()}
     (cotangent,) = cases.draw(tuple(by_reference(case)(exact).shape), seed=9)
     truth, truth_grads = gradients(case, exact, by_reference(case), cotangent)

@@ -97,9 +97,9 @@ def test_sizes(dim, frames, blocks, embedding):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_do_not_depend_on_batch_or_order(dtype):
-    given = setting(6, dtype)
+    given = setting(5, dtype)  # four clips share a program, the fifth has one for itself
     whole = generate(given)
-    order = torch.tensor([2, 5, 0, 3, 1, 4])
+    order = torch.tensor([2, 0, 4, 3, 1])
     assert torch.equal(generate(subset(given, order)), whole[order])
     for size in (1, 3):
         assert torch.equal(generate(subset(given, order[:size])), whole[order[:size]])
@@ -138,7 +138,7 @@ def test_strided_input_and_no_statistics():
 
 
 def test_missing_landmarks_and_empty_batch():
-    given = setting(4)
+    given = setting(2)
     out = generate(given)
     assert torch.isfinite(out).all()
     given["context"][given["row"][0]] = torch.nan
