@@ -17,12 +17,14 @@ def study(
     clips_per_class: int | None = None,
     models: tuple[Literal["transformer", "mamba"], ...] = ("transformer", "mamba"),
     source: Annotated[Path, arg(metavar="STORE")] | None = None,
+    only: tuple[str, ...] = (),
+    training_only: bool = False,
 ) -> int:
     """Vary one thing of a recipe and say what it changes, on clips that no training saw. Writes OUT/NAME/report.html,
     report.md and study.json; trainings are shared by all studies in OUT, and a stopped study goes on where it was.
 
     Args:
-        name: ratio, depth, embedding, noise, data, augmentation, window, splice, tokens or transfer.
+        name: ratio, depth, embedding, noise, data, augmentation, window, splice, tokens, transfer or strong.
         data: store with the real clips.
         out: folder for the studies and their trainings.
         recipe: what is varied: the name of a recipe, or a .yaml file.
@@ -30,6 +32,9 @@ def study(
         clips_per_class: draw that many training clips of each class, by seed.
         models: classifiers to train.
         source: store with other clips, which generators see first, without labels (transfer).
+        only: names of the settings to run, the one that the others are compared with among them; all by default.
+        training_only: leave the test clips alone and test on groups held out from the training clips: to
+            choose a recipe by.
     """
     from rich.console import Console
     from rich.markdown import Markdown
@@ -48,6 +53,8 @@ def study(
         clips_per_class=clips_per_class,
         models=models,
         source=source,
+        only=only,
+        training_only=training_only,
     )
     Console().print(Markdown(markdown(found)))
     print(f"report: {out / name / 'report.html'}")

@@ -27,6 +27,7 @@ from handcraft.config import (
 )
 from handcraft.data.batches import Batch, evaluation_batches, training_batch
 from handcraft.data.clips import Clips
+from handcraft.data.distort import distort
 from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.prefetch import Prefetch
 from handcraft.data.ready import ReadyWindows
@@ -136,7 +137,7 @@ class ClipTask(ABC):
 
     def _made(self, step: int, share: Share) -> Batch:
         """The same, put together from the clips here and now."""
-        return training_batch(
+        batch = training_batch(
             self.clips,
             step,
             batch=self.config.batch,
@@ -146,6 +147,7 @@ class ClipTask(ABC):
             augment=self.augment,
             share=share,
         )
+        return distort(batch, self.augment, self.statistics, self.clips.layout, self.seed)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float] | None:

@@ -52,7 +52,13 @@ def training_data(
     clips = open_clips(opened, recipe.preprocess, residence)
     if unlabelled:
         return without_labels(clips, seed)
-    part = partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
+    part = partition(
+        clips,
+        seed=seed,
+        test_share=recipe.test_share,
+        clips_per_class=clips_per_class,
+        validation_share=recipe.validation_share,
+    )
     return Data(clips, part, residence)
 
 

@@ -25,6 +25,10 @@ class PreprocessConfig:
     """Landmark layout that the models see."""
     coordinates: Literal["xyz", "xy"] = "xyz"
     """Coordinates kept per landmark."""
+    missing: Literal["keep", "interpolate"] = "keep"
+    """What becomes of landmarks that are missing still, in frames of a clip that shows them elsewhere. keep: nothing;
+    interpolate: linear between two detections however far apart, and the nearest one before the first and after the
+    last."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Batched augmentation of training windows; all zero: off."""
+    """Batched augmentation of training windows; all zero: off. What synthetic clips are generated from is varied by
+    rotation, scale and subwindow alone."""
 
     rotation: float = 0.0
     """In-plane rotation, uniform in +- this many degrees."""
@@ -48,6 +53,15 @@ class AugmentConfig:
     """Uniform scaling by a factor in 1 +- this."""
     subwindow: float = 1.0
     """Smallest fraction of the clip that a random sub-window covers (resample mode); 1 keeps the whole clip."""
+    shear: float = 0.0
+    """Moves x by y times a number uniform in +- this."""
+    jitter: float = 0.0
+    """Standard deviation of noise on every landmark of every frame, in the clips' centred unit."""
+    drop_hand: float = 0.0
+    """Probability, for each hand by itself, that a window lacks it."""
+    mirror: float = 0.0
+    """Probability that a window is seen in a mirror, left and right exchanged. For languages and vocabularies in which
+    a sign by the other hand is the same sign."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,8 @@ class TransformerSLConfig:
     """Frames of a window, as `window.frames` of the recipe."""
     tokens: Literal["dct", "frames"] = "dct"
     """dct: the coefficients of the window's cosine transform; frames: the frames as they are, padding masked."""
+    velocity: float = 0.0
+    """What steps from frame to frame are multiplied with to stand beside the positions in every frame; 0: without."""
     width: int = 80
     """Numbers of a token inside the model."""
     layers: int = 2
@@ -167,6 +183,8 @@ class MambaSLConfig:
     """Frames of a window, as `window.frames` of the recipe."""
     tokens: Literal["dct", "frames"] = "dct"
     """dct: the coefficients of the window's cosine transform; frames: the frames as they are, padding masked."""
+    velocity: float = 0.0
+    """What steps from frame to frame are multiplied with to stand beside the positions in every frame; 0: without."""
     width: int = 64
     """Numbers of a token inside the model."""
     layers: int = 1
@@ -248,5 +266,7 @@ class Recipe:
     """Synthetic clips generated per class for pretraining."""
     pretrain: float = 0.1
     """Share of a classifier's steps spent on synthetic clips first; optimiser and schedule are reset after them."""
+    validation_share: float = 0.1
+    """Share of the training clips that only choose the best checkpoint; 0: every clip trains, the last one is taken."""
     test_share: float = 0.3
     """Share of the clips wanted in the test split, where the data brings no split of its own."""

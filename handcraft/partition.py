@@ -4,9 +4,10 @@ The test clips depend on the data alone, never on the run's seed; the draw of tr
 depend on the seed (docs/method.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from handcraft.data.clips import Clips
 from handcraft.data.split import draw_clips_per_class, draw_share, group_split, stratified_split, validation_split
@@ -40,14 +41,21 @@ class Partition:
 
 
 def partition(
-    clips: Clips, *, seed: int, test_share: float = 0.3, clips_per_class: int | None = None, share: float = 1.0
+    clips: Clips,
+    *,
+    seed: int,
+    test_share: float = 0.3,
+    clips_per_class: int | None = None,
+    share: float = 1.0,
+    validation_share: float = VALIDATION_SHARE,
 ) -> Partition:
     """Split `clips` for the run of `seed`.
 
     Clips marked train and test keep their marks. Unmarked clips are split by whole groups where there are at least two
     groups, else by class. clips_per_class: draw that many training clips of each class, by seed; share: of these take
-    that share of each class. Validation is a stratified tenth of the training clips. `DataError`: only one of train and
-    test is marked, a class without training clips, the same content in train and in test, or no possible split.
+    that share of each class. Validation is a stratified share of the training clips, at 0 none. `DataError`: only one
+    of train and test is marked, a class without training clips, the same content in train and in test, or no possible
+    split.
     """
     labels, marks = clips.label.numpy(), set(np.unique(clips.split).tolist())
     groups = np.unique(clips.group)
@@ -83,9 +91,34 @@ def partition(
     if share != 1:
         chosen = draw_share(chosen, labels, share, seed)
         how += f"; {share:.0%} of the training clips of each class drawn with seed {seed}"
-    train_index, valid_index = validation_split(chosen, labels, VALIDATION_SHARE, seed)
+    train_index, valid_index = np.sort(chosen), np.empty(0, np.int64)
+    if validation_share:
+        train_index, valid_index = validation_split(chosen, labels, validation_share, seed)
     held_out = set(clips.group[test].tolist()) - set(clips.group[train].tolist()) - {""}
     return Partition(train_index, valid_index, np.flatnonzero(test), how, tuple(sorted(held_out)))
+
+
+def without_test(clips: Clips, test_share: float) -> Clips:
+    """The training clips alone, without marks, to be split anew: recipes are chosen there, before one is tested.
+
+    Classes that are left in one group only are left out, since no split by groups could train and test them.
+    `DataError` if fewer than two are left.
+    """
+    part = partition(clips, seed=0, test_share=test_share)
+    clips = clips.subset(np.sort(np.concatenate([part.train, part.valid])))
+    labels = clips.label.numpy()
+    kept = np.arange(len(clips.classes))
+    if len(np.unique(clips.group)) > 1:
+        kept = np.array([k for k in kept if len(np.unique(clips.group[labels == k])) > 1], dtype=np.int64)
+    if len(kept) < 2:
+        raise DataError(f"{len(kept)} classes have training clips of two groups; expected at least 2 to choose by")
+    clips = clips.subset(np.isin(labels, kept))
+    return replace(
+        clips,
+        label=torch.from_numpy(np.searchsorted(kept, clips.label.numpy())),
+        classes=tuple(clips.classes[k] for k in kept),
+        split=np.full(len(clips), ""),
+    )
 
 
 def whole(clips: Clips, *, seed: int) -> Partition:

@@ -142,6 +142,7 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
     rules = [
         *_preprocess_rules(before),
         (0 <= recipe.pretrain < 1, "pretrain", recipe.pretrain, "a share in [0, 1)"),
+        (0 <= recipe.validation_share < 1, "validation_share", recipe.validation_share, "a share in [0, 1)"),
         (0 < recipe.test_share < 1, "test_share", recipe.test_share, "a share between 0 and 1"),
         (recipe.synthetic_per_class >= 1, "synthetic_per_class", recipe.synthetic_per_class, "at least 1"),
         (generator.model.noise >= 0, "generator.model.noise", generator.model.noise, "0 or more"),
@@ -192,6 +193,10 @@ def check_recipe(recipe: Recipe, where: str = "recipe") -> None:
             (0 < augment.subwindow <= 1, f"{name}.augment.subwindow", augment.subwindow, "in (0, 1]"),
             (augment.rotation >= 0, f"{name}.augment.rotation", augment.rotation, "0 or more degrees"),
             (0 <= augment.scale < 1, f"{name}.augment.scale", augment.scale, "in [0, 1)"),
+            (augment.shear >= 0, f"{name}.augment.shear", augment.shear, "0 or more"),
+            (augment.jitter >= 0, f"{name}.augment.jitter", augment.jitter, "0 or more"),
+            (0 <= augment.drop_hand < 1, f"{name}.augment.drop_hand", augment.drop_hand, "a probability in [0, 1)"),
+            (0 <= augment.mirror <= 1, f"{name}.augment.mirror", augment.mirror, "a probability in [0, 1]"),
             (
                 part.statistics == "train" or before.centre == "paper",
                 f"{name}.statistics",
@@ -237,6 +242,8 @@ def _model_rules(model: ModelConfig, window: WindowConfig, name: str) -> list[Ru
         (window.frames == wanted, f"{name}window.frames", window.frames, of),
         (window.frames <= _LONGEST_WINDOW, f"{name}window.frames", window.frames, f"at most {_LONGEST_WINDOW}"),
     ]
+    if not isinstance(model, CMLPeConfig):
+        rules.append((model.velocity >= 0, f"{name}model.velocity", model.velocity, "0 or more"))
     if isinstance(model, TransformerSLConfig):
         good = model.heads > 0 and model.width % model.heads == 0
         rules.append((good, f"{name}model.width", model.width, f"a multiple of {name}model.heads ({model.heads})"))

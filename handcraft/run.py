@@ -108,7 +108,13 @@ def run(
     on_first(store.verify)
     clips = open_clips(store, recipe.preprocess)
     parts = [
-        partition(clips, seed=seed, test_share=recipe.test_share, clips_per_class=clips_per_class)
+        partition(
+            clips,
+            seed=seed,
+            test_share=recipe.test_share,
+            clips_per_class=clips_per_class,
+            validation_share=recipe.validation_share,
+        )
         for seed in range(seeds)
     ]
     with contextlib.ExitStack() as held:

@@ -21,6 +21,7 @@ STREAM_SOURCE = 2  # choice of the source clip
 STREAM_BATCH = 3  # batch sampling
 STREAM_AUGMENT = 4  # augmentation
 STREAM_DROPOUT = 5  # what drops out of a network in training
+STREAM_JITTER = 6  # noise on the landmarks of training windows
 
 MAX_QUADS = 1 << 40
 MAX_BLOCKS = 1 << 16

@@ -1,4 +1,5 @@
-"""Preprocessing, steps 1 to 4: fill short gaps, smooth, centre and scale, select the landmark layout.
+"""Preprocessing, steps 1 to 4: fill short gaps, smooth, centre and scale, select the landmark layout (and, where the
+recipe says so, interpolate what is missing still).
 
 Pure NumPy and SciPy on one clip at a time, so that training, prediction and a live camera run the very same code. The
 whole of it happens once per clip: a store marked `centred` carries `signature(config)` and is never processed again.
@@ -22,19 +23,21 @@ from handcraft.layouts import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, Layout
 from handcraft.layouts import layout as find_layout
 
 VERSION = 1  # raise it whenever the same config would give other numbers: stores made before are then refused
+_LATER = {"missing": "keep"}  # fields that came later, with the value that changes nothing: named only where another
 _NARROWEST = 1e-6  # shoulder width below which dividing by it is meaningless, in units of the frame's height
 _LONGEST_CACHED = 128  # frames; longer runs are filtered directly, since the cached matrix grows with the square
 
 
 def signature(config: PreprocessConfig) -> str:
-    """One line that names the version and every parameter of steps 1 to 4; equal lines mean equal processing."""
-    values = " ".join(f"{name}={value}" for name, value in sorted(asdict(config).items()))
+    """One line that names the version and the parameters of steps 1 to 4; equal lines mean equal processing."""
+    named = sorted(item for item in asdict(config).items() if item not in _LATER.items())
+    values = " ".join(f"{name}={value}" for name, value in named)
     return f"preprocess/{VERSION} {values}"
 
 
 def from_signature(text: str) -> PreprocessConfig:
     """The config whose `signature` is `text`; `DataError` for any other text."""
-    values = dict(pair.split("=", 1) for pair in text.split()[1:] if "=" in pair)
+    values = _LATER | dict(pair.split("=", 1) for pair in text.split()[1:] if "=" in pair)
     try:
         config = PreprocessConfig(
             **{field.name: type(field.default)(values[field.name]) for field in fields(PreprocessConfig)}
@@ -60,7 +63,8 @@ def preprocess(
     landmarks = fill_gaps(landmarks, config.fill)
     landmarks = smooth(landmarks, config.smooth_window, config.smooth_order)
     landmarks = centre(landmarks, raw_layout, config.centre, aspect)
-    return select(landmarks, raw_layout, find_layout(config.layout), config.coordinates).astype(np.float32)
+    landmarks = select(landmarks, raw_layout, find_layout(config.layout), config.coordinates)
+    return interpolate(landmarks, config.missing).astype(np.float32)
 
 
 def fill_gaps(landmarks: np.ndarray, longest: int) -> np.ndarray:
@@ -164,6 +168,25 @@ def centre(landmarks: np.ndarray, layout: Layout, mode: str, aspect: float | Non
 def select(landmarks: np.ndarray, layout: Layout, target: Layout, coordinates: str) -> np.ndarray:
     """Step 4: the landmarks of `target`, in its order, with "xyz" or "xy". `landmarks` (T,Jraw,C) -> (T,J,C)."""
     return landmarks[:, layout.take(target), : len(coordinates)]
+
+
+def interpolate(landmarks: np.ndarray, missing: str) -> np.ndarray:
+    """What "interpolate" does about landmarks that are missing after the steps before; "keep" leaves them missing.
+
+    Between two detections of a landmark it lies on the line from one to the other, before the first and after the last
+    it stays where that is: a hand that came into view is taken to have waited there. `landmarks` (T,J,C) floating; a
+    landmark that is in no frame stays missing. Returns a new array of the same dtype, or `landmarks` itself.
+    """
+    if missing not in ("keep", "interpolate"):
+        raise ConfigError(f"preprocess.missing is {missing!r}; expected 'keep' or 'interpolate'")
+    if missing == "keep" or not np.isnan(landmarks).any():
+        return landmarks
+    filled, frames = landmarks.copy(), np.arange(len(landmarks))
+    seen = ~np.isnan(landmarks).any(axis=2)  # (T,J)
+    for j in np.flatnonzero(seen.any(0) & ~seen.all(0)):
+        for c in range(landmarks.shape[2]):
+            filled[:, j, c] = np.interp(frames, frames[seen[:, j]], landmarks[seen[:, j], j, c])
+    return filled
 
 
 def _checked(landmarks: np.ndarray, layout: Layout, config: PreprocessConfig) -> np.ndarray:

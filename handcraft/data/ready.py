@@ -15,6 +15,7 @@ from handcraft.config import AugmentConfig, WindowConfig
 from handcraft.data.augment import sub_windows
 from handcraft.data.batches import Batch, evaluation_batches, sample_batch
 from handcraft.data.clips import Clips
+from handcraft.data.distort import distorts
 from handcraft.data.statistics import Statistics
 from handcraft.distributed import WHOLE, Share
 
@@ -49,9 +50,9 @@ class ReadyWindows:
 
     @staticmethod
     def serves(augment: AugmentConfig, window: WindowConfig) -> bool:
-        """Whether a training window is a run of rows: nothing turned, scaled, or resampled anew each time."""
-        turned = augment.rotation or augment.scale
-        return not turned and (window.mode != "resample" or augment.subwindow == 1)
+        """Whether a training window is a run of rows: nothing turned, scaled, distorted or resampled anew each time."""
+        changed = augment.rotation or augment.scale or distorts(augment)
+        return not changed and (window.mode != "resample" or augment.subwindow == 1)
 
     @staticmethod
     def bytes_needed(clips: Clips, window: WindowConfig) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from handcraft.config import MambaSLConfig
 from handcraft.kernels.modules import DCTLinear, MambaBlock
 from handcraft.models.head import ClassificationHead
+from handcraft.models.velocity import frame_size, with_velocity
 
 
 class MambaSL(nn.Module):
@@ -22,7 +23,8 @@ class MambaSL(nn.Module):
         super().__init__()
         self.config = config
         transform = "dct" if config.tokens == "dct" else "none"
-        self.embedding = DCTLinear(config.dim, config.width, bias=True, cls="last", transform=transform)
+        dim = frame_size(config.dim, config.velocity)
+        self.embedding = DCTLinear(dim, config.width, bias=True, cls="last", transform=transform)
         self.norms = nn.ModuleList(nn.RMSNorm(config.width, eps=1e-5) for _ in range(config.layers))
         self.blocks = nn.ModuleList(
             MambaBlock(config.width, state=config.state, conv=config.conv, expand=config.expand)
@@ -39,7 +41,7 @@ class MambaSL(nn.Module):
         """x (B,T,D); lengths (B,) valid frames of each window, all when None -> logits (B,classes)."""
         if self.config.tokens == "dct":
             lengths = None
-        residual = self.embedding(x, lengths=lengths).float()  # (B,T+1,H)
+        residual = self.embedding(with_velocity(x, self.config.velocity), lengths=lengths).float()  # (B,T+1,H)
         if lengths is None:
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         cls = lengths.long()  # (B,) row of [CLS]

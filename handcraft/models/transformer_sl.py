@@ -10,6 +10,7 @@ from handcraft.config import TransformerSLConfig
 from handcraft.kernels import philox
 from handcraft.kernels.modules import DCTLinear
 from handcraft.models.head import ClassificationHead
+from handcraft.models.velocity import frame_size, with_velocity
 
 Drop = Callable[[Tensor], Tensor]
 
@@ -46,7 +47,12 @@ class TransformerSL(nn.Module):
         self.config = config
         transform = "dct" if config.tokens == "dct" else "none"
         self.embedding = DCTLinear(
-            config.dim, config.width, bias=False, cls="first", position=config.frames, transform=transform
+            frame_size(config.dim, config.velocity),
+            config.width,
+            bias=False,
+            cls="first",
+            position=config.frames,
+            transform=transform,
         )
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -72,7 +78,7 @@ class TransformerSL(nn.Module):
         """
         if self.config.tokens == "dct":
             lengths = None
-        tokens = self.embedding(x, lengths=lengths)  # (B,T+1,H)
+        tokens = self.embedding(with_velocity(x, self.config.velocity), lengths=lengths)  # (B,T+1,H)
         drop = self._dropper(tokens.shape[1], dropout)
         tokens = drop(tokens)
         padding = None

@@ -5,6 +5,7 @@ from dataclasses import replace
 from handcraft.config import AugmentConfig, Recipe
 from handcraft.errors import ConfigError
 from handcraft.studies.setting import Arm, Setting, Study, arms
+from handcraft.studies.strong import STRONG
 
 REAL, AUGMENTED, SYNTHETIC, BOTH = (False, False), (False, True), (True, False), (True, True)
 
@@ -178,6 +179,7 @@ STUDIES = {
             needs_source=True,
         ),
         Study("tokens", "Frames or their DCT as tokens?", _tokens, "frames"),
+        STRONG,
     )
 }
 

@@ -104,7 +104,8 @@ def conditions(found: dict[str, Any]) -> str:
         compared = "each arm with synthetic pretraining with the same setting without"
     else:
         compared = f"each setting with {with_one.pop()}" if len(with_one) == 1 else "the settings in pairs"
-    return f"{found['seeds']} seeds, {clips}; compared seed by seed: {compared}."
+    where = "; no test clips: groups held out from the training clips instead" if found.get("training_only") else ""
+    return f"{found['seeds']} seeds, {clips}{where}; compared seed by seed: {compared}."
 
 
 def markdown(found: dict[str, Any]) -> str:

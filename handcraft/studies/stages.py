@@ -18,7 +18,7 @@ from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.files import read_json, write_json
 from handcraft.generate import generate
 from handcraft.metrics.distribution import compare
-from handcraft.partition import partition
+from handcraft.partition import partition, without_test
 from handcraft.studies.setting import Arm, Setting
 from handcraft.training import (
     TWINS,
@@ -67,6 +67,7 @@ class Stages:
             test_share=setting.recipe.test_share,
             clips_per_class=setting.clips_per_class or self.clips_per_class,
             share=setting.share,
+            validation_share=setting.recipe.validation_share,
         )
         return Data(clips, part)
 
@@ -154,13 +155,15 @@ class Stages:
         return self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-def shared_clips(store: Store) -> Callable[[Recipe], Clips]:
-    """Loads a store with a recipe's preprocessing, once for each preprocessing."""
+def shared_clips(store: Store, training_only: bool = False) -> Callable[[Recipe], Clips]:
+    """Loads a store with a recipe's preprocessing, once for each preprocessing; of it the training clips alone, see
+    `partition.without_test`, where that is asked for."""
     kept: dict[Any, Clips] = {}
 
     def clips(recipe: Recipe) -> Clips:
         if recipe.preprocess not in kept:
-            kept[recipe.preprocess] = load_clips(store, recipe.preprocess)
+            found = load_clips(store, recipe.preprocess)
+            kept[recipe.preprocess] = without_test(found, recipe.test_share) if training_only else found
         return kept[recipe.preprocess]
 
     if not len(store):

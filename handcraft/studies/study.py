@@ -14,7 +14,7 @@ from handcraft.machine import machine, versions
 from handcraft.recipe import check_recipe, to_plain
 from handcraft.studies.page import page_of
 from handcraft.studies.report import markdown
-from handcraft.studies.setting import Study
+from handcraft.studies.setting import Setting, Study
 from handcraft.studies.stages import Stages, shared_clips
 from handcraft.training import CLASSIFIERS
 
@@ -31,6 +31,8 @@ def run_study(
     clips_per_class: int | None = None,
     models: tuple[str, ...] = CLASSIFIERS,
     source: Path | str | None = None,
+    only: tuple[str, ...] = (),
+    training_only: bool = False,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Run `study` with `recipe` as its base on the store `data`, for the seeds 0 to `seeds` - 1.
@@ -39,10 +41,13 @@ def run_study(
     setting and seed where the study measures them), `report.md` and `report.html` beside it, and every training under
     `out/stages/seed-N`, where studies with the same `out` find each other's. Stopped at any moment, the same call goes
     on; rows that are there are not measured again. models: the classifiers to train. source: store whose clips
-    generators see first, without labels (the study `transfer`). Returns what `study.json` holds.
+    generators see first, without labels (the study `transfer`). only: names of the settings to run (empty: all); what
+    they are compared with should be among them. training_only: leave the test clips out, and test on groups of the
+    training clips that are held out instead: a recipe that is chosen so has not seen the test.
+    Returns what `study.json` holds.
 
-    `ConfigError`: settings that cannot work, before anything is trained; `out/NAME` holds the study with another
-    recipe, data or draw.
+    `ConfigError`: settings that cannot work, before anything is trained, or that do not exist; `out/NAME` holds the
+    study with another recipe, data or draw.
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; expected at least 1")
@@ -51,7 +56,7 @@ def run_study(
             f"study {study.name}: source is {source}; expected "
             + ("a store with other clips, to train generators on without labels" if study.needs_source else "none")
         )
-    settings = study.settings(recipe)
+    settings = _chosen(study, recipe, only)
     for setting in settings:
         check_recipe(setting.recipe, f"study {study.name}, setting {setting.name}")
     store, out = Store(data), Path(out)
@@ -71,9 +76,11 @@ def run_study(
         other = Store(source)
         other.verify()
         about["source"] = split_hash(other.digests)
+    if training_only:
+        about["training_only"] = True
     file = out / study.name / "study.json"
     found = _earlier(file, about)
-    clips = shared_clips(store)
+    clips = shared_clips(store, training_only)
     show = sys.stderr.isatty() if progress is None else progress
     others = None if other is None else shared_clips(other)
     stages = [
@@ -103,6 +110,16 @@ def run_study(
     return found
 
 
+def _chosen(study: Study, recipe: Recipe, only: tuple[str, ...]) -> tuple[Setting, ...]:
+    """The settings of a study, or those named in `only`."""
+    settings = study.settings(recipe)
+    unknown = set(only) - {setting.name for setting in settings}
+    if unknown:
+        names = ", ".join(repr(setting.name) for setting in settings)
+        raise ConfigError(f"study {study.name} has no setting {sorted(unknown)[0]!r}; expected some of {names}")
+    return tuple(setting for setting in settings if not only or setting.name in only)
+
+
 def _earlier(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The rows of an earlier call that asked the same, or none."""
     if not file.exists():
@@ -110,7 +127,7 @@ def _earlier(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     found = read_json(file)
     if not isinstance(found, dict) or not all(isinstance(found.get(name), list) for name in ("rows", "generators")):
         raise DataError(f"{file}: holds no study; move it away, or choose another folder")
-    for name in ("recipe", "clips_per_class", "settings", "source"):
+    for name in ("recipe", "clips_per_class", "settings", "source", "training_only"):
         if found.get(name) != about.get(name):
             raise ConfigError(f"{file}: holds this study with another {name}; choose another folder")
     if found.get("data", {}).get("hash") != about["data"]["hash"]:

@@ -8,7 +8,7 @@ from small_clips import small_clips
 
 from handcraft.data.manifest import split_hash
 from handcraft.errors import ConfigError, DataError
-from handcraft.partition import partition
+from handcraft.partition import partition, without_test
 
 
 def clips_of(groups=None, split=None, classes=3, per_class=12):
@@ -131,3 +131,39 @@ def test_describe_gives_sizes_and_hashes():
     for name in ("train", "valid", "test"):
         index = getattr(part, name)
         assert found[name] == {"clips": len(index), "hash": split_hash(clips.digest[index])}
+
+
+def test_recipes_are_chosen_without_the_test_clips():
+    groups = [f"signer{i % 6}" for i in range(36)]
+    marks = ["test" if name == "signer5" else "train" for name in groups]
+    clips = clips_of(groups, marks)
+    left = without_test(clips, 0.3)
+    assert sorted(left.ids) == sorted(clips.ids[np.array(marks) == "train"])
+    assert set(left.split) == {""}
+    assert left.classes == clips.classes
+    unmarked = clips_of(groups)
+    tested = set(unmarked.ids[partition(unmarked, seed=0, test_share=0.3).test])
+    assert set(without_test(unmarked, 0.3).ids) == set(unmarked.ids) - tested
+    assert set(partition(left, seed=0).test_groups) < set(groups) - {"signer5"}
+
+
+def test_a_class_of_one_group_cannot_be_chosen_by():
+    groups = ["a" if i < 12 else "abc"[i % 3] for i in range(36)]  # class 0 in group a alone
+    marks = ["test" if i % 12 == 11 else "train" for i in range(36)]
+    clips = clips_of(groups, marks)
+    left = without_test(clips, 0.3)
+    assert left.classes == clips.classes[1:]
+    by_id = dict(zip(clips.ids, clips.label.tolist(), strict=True))
+    assert [by_id[name] - 1 for name in left.ids] == left.label.tolist()
+    with pytest.raises(DataError, match="1 classes have training clips of two groups"):
+        without_test(clips_of(["a" if i < 24 else "ab"[i % 2] for i in range(36)], marks), 0.3)
+
+
+def test_the_share_of_validation_clips():
+    clips = clips_of([f"signer{i % 5}" for i in range(36)])
+    none = partition(clips, seed=3, validation_share=0)
+    some = partition(clips, seed=3, validation_share=0.25)
+    assert len(none.valid) == 0
+    assert len(some.valid) == round(0.25 * len(none.train))
+    assert parts(none)["train"] == parts(some)["train"] | parts(some)["valid"]
+    assert np.array_equal(none.test, some.test)

@@ -19,6 +19,7 @@ from handcraft.data.statistics import Statistics
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.layouts import layout
+from handcraft.models import build
 from handcraft.predict import classify, load_for, predict, recognise
 from handcraft.recording import as_recording
 from handcraft.timeline import merge
@@ -93,6 +94,34 @@ def test_raw_store_is_preprocessed_as_the_checkpoint_says_and_no_other_way(tmp_p
     other = Statistics(loaded.statistics.mean + 1, loaded.statistics.std)
     changed = predict(replace(loaded, statistics=other), store)
     assert changed[0]["top"][0]["probability"] != pytest.approx(rows[0]["top"][0]["probability"], abs=1e-3)
+
+
+def test_interpolation_and_velocities_are_the_checkpoints(tmp_path):
+    """What shapes the input comes from the checkpoint, wherever the clip comes from."""
+    store = raw_store(tmp_path / "s")
+    clip = store.landmarks(3).copy()
+    hand = layout("holistic75").slices["left_hand"]
+    clip[:7, hand] = np.nan
+    data = load_clips(store, replace(RAW, missing="interpolate"))
+    checkpoint = classifier(data)
+    config = replace(checkpoint.config, velocity=2.0)
+    torch.manual_seed(0)
+    model = build(config).eval()
+    torch.nn.init.normal_(model.head.out.weight)
+    run = save(tmp_path / "run", replace(checkpoint, model=model, config=config))
+    loaded = load(run)
+    assert loaded.preprocess.missing == "interpolate"
+    assert loaded.config.velocity == 2.0
+    whole = preprocess(clip, layout("holistic75"), RAW)
+    seen = np.isnan(whole).any(axis=(0, 2))
+    whole[:7, seen] = whole[7, seen]  # the hand waits where it is first seen, after smoothing
+    frames = torch.from_numpy(whole)
+    one = replace(data.subset([3]), frames=frames, start=torch.tensor([0]))
+    expected = classify(loaded, one).softmax(1).max(1)
+    (row,) = predict(run, clip)
+    assert row["top"][0]["probability"] == pytest.approx(expected.values.item(), abs=1e-5)
+    plain = replace(loaded, preprocess=RAW)
+    assert predict(plain, clip)[0]["top"][0]["probability"] != pytest.approx(expected.values.item(), abs=1e-4)
 
 
 def test_chosen_ids_come_in_the_order_asked_for_and_alone(tmp_path):

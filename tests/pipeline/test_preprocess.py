@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy.signal import savgol_filter
 
 from handcraft.config import PreprocessConfig
-from handcraft.data.preprocess import centre, fill_gaps, from_signature, preprocess, select, signature, smooth
+from handcraft.data.preprocess import (
+    centre,
+    fill_gaps,
+    from_signature,
+    interpolate,
+    preprocess,
+    select,
+    signature,
+    smooth,
+)
 from handcraft.errors import ConfigError, DataError
 from handcraft.layouts import layout
 
@@ -46,13 +55,19 @@ def runs_of(present):
 def test_signature_names_every_parameter():
     base = PreprocessConfig()
     other = {"fill": 4, "smooth_window": 5, "smooth_order": 3, "centre": "paper", "layout": "handcraft60"}
-    other["coordinates"] = "xy"
+    other |= {"coordinates": "xy", "missing": "interpolate"}
     assert set(other) == {field.name for field in fields(base)}
     signatures = {signature(replace(base, **{name: value})) for name, value in other.items()} | {signature(base)}
     assert len(signatures) == len(other) + 1
     assert signature(PreprocessConfig()) == signature(base)
     changed = replace(base, **other)
     assert from_signature(signature(changed)) == changed
+
+
+def test_a_field_that_came_later_leaves_earlier_signatures_as_they_were():
+    assert "missing" not in signature(PreprocessConfig())
+    assert from_signature(signature(PreprocessConfig())).missing == "keep"
+    assert "missing=interpolate" in signature(PreprocessConfig(missing="interpolate"))
 
 
 @pytest.mark.parametrize(
@@ -284,6 +299,37 @@ def test_a_clip_played_backwards_comes_out_backwards(frames, seed):
     forwards = preprocess(clip, RAW, PreprocessConfig())
     backwards = preprocess(clip[::-1], RAW, PreprocessConfig())[::-1]
     np.testing.assert_allclose(forwards, backwards, atol=2e-6)
+
+
+# --- what is missing still
+
+
+def test_interpolation_known_answer():
+    clip = np.full((12, 2, 2), np.nan)
+    clip[[2, 9], 0] = [[1, 10], [8, 3]]  # a gap of 6 frames, 2 missing before and 2 behind
+    kept = interpolate(clip, "keep")
+    np.testing.assert_array_equal(kept, clip)
+    filled = interpolate(clip, "interpolate")
+    np.testing.assert_allclose(filled[:, 0, 0], [1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8])
+    np.testing.assert_allclose(filled[:, 0, 1], [10, 10, 10, 9, 8, 7, 6, 5, 4, 3, 3, 3])
+    assert np.isnan(filled[:, 1]).all(), "a landmark that is in no frame stays missing"
+    assert np.isnan(clip[0]).all(), "the input must not change"
+    with pytest.raises(ConfigError, match=r"preprocess\.missing is 'zero'; expected 'keep' or 'interpolate'"):
+        interpolate(clip, "zero")
+
+
+def test_preprocessing_interpolates_last_and_changes_no_detection():
+    clip = person(30)
+    clip[:4, LEFT_HAND] = np.nan
+    clip[10:20, RIGHT_HAND] = np.nan
+    config = PreprocessConfig()
+    kept = preprocess(clip, RAW, config)
+    filled = preprocess(clip, RAW, replace(config, missing="interpolate"))
+    assert np.isnan(kept).any()
+    assert not np.isnan(filled).any()
+    np.testing.assert_array_equal(filled[~np.isnan(kept)], kept[~np.isnan(kept)])
+    lost = layout("pose_hands48").slices["left_hand"]
+    np.testing.assert_array_equal(filled[:4, lost], np.repeat(kept[4:5, lost], 4, axis=0))
 
 
 def test_one_missing_coordinate_is_a_missing_landmark():

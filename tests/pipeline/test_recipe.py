@@ -12,7 +12,7 @@ from handcraft.recipe import check_recipe, from_plain, load_recipe, recipe_names
 
 
 def test_the_promised_recipes_are_there():
-    assert {"demo", "small", "lsfb", "include", "display"} <= set(recipe_names())
+    assert {"demo", "small", "strong", "lsfb", "include", "display"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -141,6 +141,8 @@ def changed(recipe, path, value):
     [
         ("pretrain", 1.0, "a share in [0, 1)"),
         ("pretrain", -0.1, "a share in [0, 1)"),
+        ("validation_share", 1.0, "a share in [0, 1)"),
+        ("validation_share", -0.1, "a share in [0, 1)"),
         ("test_share", 0.0, "a share between 0 and 1"),
         ("synthetic_per_class", 0, "at least 1"),
         ("preprocess.fill", -1, "0 or more"),
@@ -175,6 +177,11 @@ def changed(recipe, path, value):
         ("mamba.augment.subwindow", 0.0, "in (0, 1]"),
         ("mamba.augment.rotation", -1.0, "0 or more degrees"),
         ("mamba.augment.scale", 1.0, "in [0, 1)"),
+        ("mamba.augment.shear", -0.1, "0 or more"),
+        ("mamba.augment.jitter", -0.1, "0 or more"),
+        ("mamba.augment.drop_hand", 1.0, "a probability in [0, 1)"),
+        ("generator.augment.mirror", 1.5, "a probability in [0, 1]"),
+        ("transformer.model.velocity", -1.0, "0 or more"),
     ],
 )
 def test_values_that_cannot_work_are_named(path, value, expected):

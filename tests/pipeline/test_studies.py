@@ -9,11 +9,14 @@ import yaml
 from tiny_recipe import YAML, run_cli
 
 from handcraft.config import Recipe
+from handcraft.data.clips import load_clips
 from handcraft.data.split import draw_share
 from handcraft.data.toy import make_toy
 from handcraft.errors import ConfigError
+from handcraft.partition import partition
 from handcraft.recipe import check_recipe, from_plain, load_recipe
 from handcraft.studies import stages as stages_module
+from handcraft.studies import strong
 from handcraft.studies.catalogue import STUDIES, find_study
 from handcraft.studies.page import page_of
 from handcraft.studies.report import generator_rows, markdown, result_rows
@@ -74,6 +77,35 @@ def test_a_study_changes_what_it_is_about_and_nothing_else(name, fields):
         check_recipe(setting.recipe)
     found = set().union(*(changed(asdict(base), asdict(setting.recipe)) for setting in settings))
     assert found == fields
+
+
+def test_each_change_of_the_strong_study_is_one_and_together_they_are_the_recipe():
+    base = load_recipe("small")
+    settings = {setting.name: setting for setting in STUDIES["strong"].settings(base)}
+    both = "transformer.{0} mamba.{0}"
+    fields = {
+        "missing landmarks interpolated": "preprocess.missing",
+        "velocities": both.format("model.velocity"),
+        "hands dropped": both.format("augment.drop_hand"),
+        "jitter": both.format("augment.jitter"),
+        "shear": both.format("augment.shear"),
+        "mirror": both.format("augment.mirror"),
+        "sub-windows of 80 %": both.format("augment.subwindow"),
+        "moving average": both.format("train.ema"),
+        "twice the steps": both.format("train.steps"),
+        "no validation clips": "validation_share",
+        "generators: adaLN-zero": "generator.model.adaln_zero",
+        "generators: moving average": "generator.train.ema",
+    }
+    assert set(settings) == {*fields, strong.BASE, strong.TOGETHER}
+    assert settings[strong.BASE].recipe == base
+    for name, wanted in fields.items():
+        check_recipe(settings[name].recipe)
+        assert changed(asdict(base), asdict(settings[name].recipe)) == set(wanted.split()), name
+        assert settings[name].generators == name.startswith("generators"), name
+    assert settings["twice the steps"].recipe.mamba.train.steps == 2 * base.mamba.train.steps
+    together, shipped = settings[strong.TOGETHER].recipe, load_recipe("strong")
+    assert changed(asdict(together), asdict(shipped)) == {"name", "description"}
 
 
 def test_the_ratio_study_has_the_papers_shares():
@@ -173,6 +205,33 @@ def test_a_study_of_other_settings_or_data_is_refused(finished):
         again(folder, data="source")
     with pytest.raises(ConfigError, match="another source"):
         again(folder, source="store")
+
+
+def test_a_recipe_is_chosen_without_the_test_clips(finished, monkeypatch):
+    folder, _ = finished
+    seen = []
+    trained = stages_module.train_classifier
+
+    def noting(data, *args, **options):
+        seen.append(data)
+        return trained(data, *args, **options)
+
+    monkeypatch.setattr(stages_module, "train_classifier", noting)
+    options = {"seeds": 2, "progress": False, "models": ("mamba",), "training_only": True, "only": ("frames",)}
+    found = run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "choice", **options)
+    assert "groups held out from the training clips" in markdown(found)
+    clips = load_clips(folder / "store", tiny().preprocess)
+    test = set(clips.ids[partition(clips, seed=0).test])
+    assert len(seen) == 4, "one setting, real and after pretraining, two seeds"
+    for data in seen:
+        assert not test & set(data.clips.ids), "no test clip is even there"
+        ours = set(data.clips.group[data.part.test])
+        assert ours
+        assert not ours & set(data.clips.group[np.concatenate([data.part.train, data.part.valid])])
+    with pytest.raises(ConfigError, match="another training_only"):
+        run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "choice", **options | {"training_only": False})
+    with pytest.raises(ConfigError, match="no setting 'words'; expected some of 'frames', 'dct'"):
+        run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "other", only=("words",))
 
 
 def rows(values, **label):
