@@ -21,12 +21,11 @@ import pyarrow.compute as pc
 import torch
 from tqdm import tqdm
 
-import handcraft
 from handcraft.checkpoint import Checkpoint
 from handcraft.data.clips import Clips
 from handcraft.data.preprocess import signature
 from handcraft.data.resumable import ResumableWriter
-from handcraft.data.store import Store, clip_digests, split_hash
+from handcraft.data.store import Store
 from handcraft.data.writer import PART_CLIPS
 from handcraft.errors import ConfigError, DataError
 from handcraft.gates import Gate, Tally, kept
@@ -116,7 +115,6 @@ def generate(
     )
     maker = _Maker(synthesizer, gates, count)
     size = GATE_BATCH if gates else batch
-    rows = synthesizer.window.frames if synthesizer.window.mode == "resample" else 0  # else unknown before it is made
     with contextlib.ExitStack() as stack:
         stack.enter_context(writer)
         # Matrix products differ in their last bits with the number of threads, too, so gates are given one.
@@ -136,7 +134,9 @@ def generate(
         cuts = [(number, part[at : at + size]) for number, part in todo for at in range(0, len(part), size)]
         made = _in_order(pool, maker.make, (cut for _, cut in cuts), ahead=workers + 2)
         for number, part in todo:
-            with writer.part(number, rows * len(part)) as notes:
+            # Which clips the gates will keep is not known; all generated ones are as long where windows are resampled.
+            rows = 0 if gates and synthesizer.window.mode != "resample" else synthesizer.frames(part)
+            with writer.part(number, rows) as notes:
                 tally = Tally.empty(gates, len(clips.classes))
                 for _ in range(0, len(part), size):
                     columns, counted = next(made)
@@ -170,7 +170,7 @@ class _Maker:
             "groups": self._group.take(row),
             "splits": pa.repeat("train", len(frames)),
             "provenance": pc.binary_join_element_wise(self._origin.take(row), text, "}", ""),
-            "digests": clip_digests(frames, lengths),
+            "digests": self.synthesizer.digests(made, clip_id),
             "lengths": lengths,
         }
         return columns, tally
@@ -232,16 +232,9 @@ def _source(synthesizer: Synthesizer, count: int, gates: Sequence[Gate]) -> dict
     """What the manifest says about the making of the store. With gates the number of clips decides which ones."""
     return {
         "command": "generate",
-        "forward": synthesizer.forward.sha256,
-        "reversed": synthesizer.reversed.sha256,
-        "seed": synthesizer.seed,
         "clips": count,
-        "noise": synthesizer.noise,
-        "missing": synthesizer.missing,
-        "vary": synthesizer.vary,
+        **synthesizer.settings,
         **({"gates": [{"gate": gate.text, **gate.describe()} for gate in gates]} if gates else {}),
-        "source_clips": split_hash(synthesizer.clips.digest),
-        "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
     }
 
 

@@ -1,16 +1,15 @@
 """Where a stopped training goes on: one training a folder, the newest checkpoint that is whole, the same settings."""
 
 import contextlib
-import fcntl
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from handcraft import checkpoint as checkpoints
 from handcraft.errors import CheckpointError, TrainingError
+from handcraft.locks import held
 from handcraft.words import some
 
 logger = logging.getLogger("handcraft")
@@ -32,21 +31,13 @@ _SINCE_2 = {"generators"}
 """Fields of a fingerprint that version 1 lacks; its training clips, which it has, come from those generators."""
 
 
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, against a second training or a second run of all stages. The kernel drops it when the
-    process ends in whatever way, SIGKILL included."""
+def locked(out: Path) -> contextlib.AbstractContextManager[bool]:
+    """Hold the folder against a second training or a second run of all stages, `TrainingError` in that one."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(
-                f"{out}: another process works in this folder; wait for it, or choose another one"
-            ) from None
-        except OSError:
-            pass  # a file system without locks: two trainings of one folder are then the user's own care
-        yield
+    (out / LOCK).touch()
+    return held(
+        out / LOCK, TrainingError(f"{out}: another process works in this folder; wait for it, or choose another one")
+    )
 
 
 def newest_whole(out: Path) -> int | None:

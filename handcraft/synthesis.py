@@ -7,12 +7,16 @@ made for, a store on disk (`handcraft.generate`) or the next training batch (`ha
 """
 
 import copy
-from typing import Literal, NamedTuple
+import functools
+import hashlib
+import json
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import handcraft
 from handcraft.checkpoint import Checkpoint
 from handcraft.config import AugmentConfig, SequentialConfig
 from handcraft.data.augment import draw_turns, sub_windows
@@ -21,7 +25,7 @@ from handcraft.data.manifest import hex_digests, split_hash
 from handcraft.data.split import validation_split
 from handcraft.data.window import windows
 from handcraft.errors import ConfigError, DataError
-from handcraft.kernels import CMLPeParams, cmlpe_generate, philox
+from handcraft.kernels import CMLPeParams, cmlpe_generate, dispatch, philox
 from handcraft.match import require_data, require_twins
 from handcraft.models.sequential import roll_both
 from handcraft.partition import VALIDATION_SHARE
@@ -89,6 +93,41 @@ class Synthesizer:
         self._ready = self._prepare()
         self._absent = None if self._ready is None else _isnan(self._ready)
 
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides the bytes of a clip beside its number, plain values for JSON: on another kind of device, by
+        another backend or version, they differ in rounding."""
+        config = self.forward.config
+        op = "cmlpe" if isinstance(config, SequentialConfig) else "cmlpe_generate"
+        return {
+            "forward": self.forward.sha256,
+            "reversed": self.reversed.sha256,
+            "seed": self.seed,
+            "noise": self.noise,
+            "missing": self.missing,
+            "vary": self.vary,
+            "source_clips": split_hash(self.clips.digest),
+            "device": self._mean.device.type,
+            "backend": dispatch.select(op, "auto", self._mean, M=config.context, D=config.dim),
+            "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
+        }
+
+    def digests(self, made: "Synthetic", clip_id: Tensor) -> np.ndarray:
+        """Hashes by which the clips `clip_id` (B,), as `make` made them, are known in any store, (B,) uint64.
+
+        Not of their bytes, which would be read once more for that, but of what decides them: the first 8 bytes,
+        little-endian, of SHA-256 over `settings` (JSON, fields in order, no blanks) and the clip's number as 8 bytes,
+        little-endian. Where nothing is random the source's place takes that of the number.
+        """
+        number = made.row if self.noise == 0 and self._augment is None else clip_id
+        head = hashlib.sha256(json.dumps(self.settings, sort_keys=True, separators=(",", ":")).encode())
+        found = bytearray()
+        for one in number.cpu().numpy().astype("<u8"):
+            state = head.copy()  # cheaper than making one
+            state.update(one)
+            found += state.digest()[:8]
+        return np.frombuffer(bytes(found), "<u8").astype(np.uint64)
+
     def over(self, clips: Clips) -> "Synthesizer":
         """One that makes the same clips from the same sources, `clips`, which lie elsewhere."""
         ways = {"seed": self.seed, "missing": self.missing, "vary": self.vary}
@@ -98,6 +137,11 @@ class Synthesizer:
     def seen_clips(self) -> set[str]:
         """Digests of all real clips behind the synthetic ones: those that either generator or this object has seen."""
         return {*self.forward.seen_clips, *self.reversed.seen_clips, *hex_digests(self.clips.digest)}
+
+    def frames(self, numbers: range) -> int:
+        """Frames of the clips with these numbers, all together."""
+        clip_id = torch.arange(numbers.start, numbers.stop, device=self.clips.start.device)
+        return int(self._length(sources(self.clips, clip_id, self.seed)[1]).sum())
 
     @torch.no_grad()
     def make(self, clip_id: Tensor) -> Synthetic:

@@ -1,8 +1,6 @@
 """One part of a store under construction: its table, and its frames as they stream to disk."""
 
 import contextlib
-import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from handcraft.data.frame_file import FrameFile
 from handcraft.data.manifest import CLIPS, LANDMARKS, POSE_POINTS, VISIBILITY, PartEntry
 from handcraft.errors import DataError
 from handcraft.files import atomic_path, sha256_file
@@ -42,47 +41,28 @@ def part_name(number: int) -> str:
 class PartFiles:
     """One part under construction, in a temporary folder beside its final place.
 
-    rows: frames it is expected to hold. Where that comes true, its frames are hashed as they are written, and need not
-    be read again: the number stands at the head of the file, so the hash cannot start without it.
+    rows: frames it is expected to hold. Where that comes true they need not be read again, see `FrameFile`.
     """
 
     def __init__(self, store: Path, number: int, dtype: np.dtype, points: tuple[int, int], rows: int = 0) -> None:
         self.name = part_name(number)
-        self.clips = self.rows = 0
-        self._dtype, self._points, self._expected = dtype, points, rows
+        self.clips = 0
         self._columns: list[Mapping[str, Any]] = []
         self._stack = contextlib.ExitStack()
         self._folder = self._stack.enter_context(atomic_path(store / self.name))
         self._folder.mkdir()
-        self._file = self._stack.enter_context((self._folder / LANDMARKS).open("wb", buffering=0))
-        header = self._header(rows)
-        self._file.write(header)
-        self._head, self._hash = len(header), hashlib.sha256(header)
-
-    def _header(self, rows: int) -> bytes:
-        """numpy pads its header so that the first axis may grow: written first, rewritten in place at the end."""
-        entry = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, entry | {"shape": (rows, *self._points)})
-        return head.getvalue()
+        self._file = FrameFile(self._folder / LANDMARKS, dtype, points, rows)
+        self._stack.callback(self._file.close)
 
     def write(self, frames: np.ndarray, columns: Mapping[str, Any]) -> None:
         """Append clips (B,T,J,C) and their rows of the table: texts as pyarrow arrays, the rest as numpy's."""
         lengths = columns["frames"]
         if (lengths == frames.shape[1]).all():
-            self._append(frames)
+            self._file.append(frames)
         else:
-            self._append(frames[np.arange(frames.shape[1]) < lengths[:, None]])
+            self._file.append(frames[np.arange(frames.shape[1]) < lengths[:, None]])
         self._columns.append(columns)
         self.clips += len(frames)
-        self.rows += int(lengths.sum())
-
-    def _append(self, frames: np.ndarray) -> None:
-        content = memoryview(frames).cast("B")
-        while content:  # an unbuffered file may take less than it is given
-            content = content[self._file.write(content) :]
-        if self.rows < self._expected:
-            self._hash.update(memoryview(frames).cast("B"))
 
     def close(
         self, classes: Sequence[str], before: Callable[[PartEntry], None] = lambda _: None
@@ -90,20 +70,14 @@ class PartFiles:
         """Write the table, rename the part into place; the table, and the part's line of the manifest, which `before`
         is called with ahead of the renaming."""
         with self._stack:
-            header = self._header(self.rows)
-            if len(header) != self._head:
-                raise DataError(f"{self._folder}: the header of {LANDMARKS} outgrew its place; use smaller parts")
-            self._file.seek(0)
-            self._file.write(header)
-            self._file.close()
+            hashed = self._file.finish()
             table = self._table(classes)
             pq.write_table(table, self._folder / CLIPS, compression="zstd", use_dictionary=REPEATED)
-            hashed = self._hash.hexdigest() if self.rows == self._expected else sha256_file(self._folder / LANDMARKS)
             hashes = {CLIPS: sha256_file(self._folder / CLIPS), LANDMARKS: hashed}
             if any(VISIBILITY_COLUMN in batch for batch in self._columns):
                 np.save(self._folder / VISIBILITY, self._visibility())
                 hashes[VISIBILITY] = sha256_file(self._folder / VISIBILITY)
-            entry = PartEntry(self.name, self.clips, self.rows, hashes)
+            entry = PartEntry(self.name, self.clips, self._file.rows, hashes)
             before(entry)
         return table, entry
 

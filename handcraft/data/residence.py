@@ -2,10 +2,12 @@
 in files that are mapped and read batch by batch. Training sees the same numbers wherever it is.
 """
 
+import contextlib
 import hashlib
 import logging
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +22,8 @@ from handcraft.data.npy import read_header
 from handcraft.data.preprocess import signature
 from handcraft.data.store import Store
 from handcraft.errors import ConfigError, DataError
-from handcraft.files import atomic_path
+from handcraft.files import TEMPORARY, atomic_path
+from handcraft.locks import held
 from handcraft.memory import free_memory
 
 logger = logging.getLogger("handcraft")
@@ -84,11 +87,13 @@ def _cached(store: Store, preprocess: PreprocessConfig) -> HostFrames:
     shape = (int(store.frames.sum()), *points(preprocess))
     path = cache_folder() / f"{_key(store, preprocess)}.npy"
     if not path.exists():
-        logger.info("%s: preprocessing its clips once, into %s", store.path, path)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for clip in preprocessed(store, preprocess):
-                file.write(clip.tobytes())
+        with _making(path):  # of the processes that want it one makes it, and the others wait
+            if not path.exists():
+                logger.info("%s: preprocessing its clips once, into %s", store.path, path)
+                with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                    for clip in preprocessed(store, preprocess):
+                        file.write(clip.tobytes())
     try:
         with path.open("rb") as file:
             found = read_header(file)
@@ -98,6 +103,32 @@ def _cached(store: Store, preprocess: PreprocessConfig) -> HostFrames:
     if found != (shape, False, np.dtype("<f4")) or path.stat().st_size != start + 4 * math.prod(shape):
         raise DataError(f"{path}: does not hold {shape} numbers of float32; delete it, it will be made again")
     return HostFrames.of(np.memmap(path, dtype="<f4", mode="r", offset=start, shape=shape))
+
+
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    """Be the one process that makes this file of the cache; `_clear` first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _claimed(path, None) as ours:
+        _clear(path.parent, path.name if ours else None)
+        yield
+
+
+def _clear(folder: Path, mine: str | None) -> None:
+    """Remove what killed processes have left half made, of the file `mine`, which this one may make, or of others."""
+    for left in folder.glob(f"{TEMPORARY}*.npy"):
+        name = left.name.removeprefix(TEMPORARY).partition("-")[2]
+        with contextlib.suppress(BlockingIOError), contextlib.ExitStack() as stack:
+            if name == mine or stack.enter_context(_claimed(folder / name, BlockingIOError())):
+                left.unlink(missing_ok=True)
+
+
+def _claimed(path: Path, refusal: Exception | None) -> contextlib.AbstractContextManager[bool]:
+    """Hold the right to make `path`, see `held`. What is held is an empty file beside it, which stays: another process
+    may be waiting for it."""
+    lock = path.with_name(f".{path.stem}.lock")
+    lock.touch()
+    return held(lock, refusal)
 
 
 def cache_folder() -> Path:

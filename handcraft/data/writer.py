@@ -6,7 +6,6 @@ Whatever interrupts a write leaves a whole store or none. The format is describe
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,11 +29,7 @@ from handcraft.data.part import TABLE_TEXTS, VISIBILITY_COLUMN, PartFiles
 from handcraft.data.texts import text_column
 from handcraft.errors import DataError
 from handcraft.files import TEMPORARY, with_checksum, write_json
-
-try:
-    import fcntl
-except ImportError:  # no advisory locks on this platform: two writers of one store are then the user's own care
-    fcntl = None
+from handcraft.locks import held
 
 PART_CLIPS = 4096  # 47 MB of 32 x 60 x 3 float16 frames: large enough to stream, small enough to hold or copy
 _LEFTOVER = re.compile(r"part-\d+|" + re.escape(TEMPORARY) + ".*")
@@ -322,24 +317,11 @@ class StoreWriter:
                 self.path.rmdir()
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False) -> contextlib.AbstractContextManager[bool]:
     """Hold a folder, or a file, for this writer alone, or for those alone that share it; `DataError` if another one
-    has it. A killed process lets go of it."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{path}: another process is writing this store; wait for it, or choose a path") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(handle)
+    has it."""
+    refusal = DataError(f"{path}: another process is writing this store; wait for it, or choose a path")
+    return held(path, refusal, shared=shared)
 
 
 def refuse_store(path: Path) -> None:

@@ -1,11 +1,14 @@
 """Where clips are kept changes no number: in memory, mapped, preprocessed into a cache; and batches made ahead."""
 
 import logging
+import os
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from killing import Forked, finish, wait_for
 from small_clips import PREPROCESS, RECIPES, small_clips, small_recipe, small_task
 
 from handcraft.config import WindowConfig
@@ -151,7 +154,7 @@ def test_mapped_frames_are_checked_and_mended_as_loaded_ones_are(tmp_path):
 def test_a_raw_store_is_preprocessed_once_for_mapping(raw, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "handcraft")
     loaded, mapped = load_clips(raw, PREPROCESS), open_clips(raw, PREPROCESS, "mapped")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").glob("*.npy")
     assert f"preprocessing its clips once, into {file}" in caplog.text
     every = mapped.frames[0 : len(mapped.frames)]
     assert every.numpy().tobytes() == loaded.frames.numpy().tobytes()
@@ -165,13 +168,13 @@ def test_a_raw_store_is_preprocessed_once_for_mapping(raw, tmp_path, monkeypatch
     # another preprocessing is another file
     with pytest.raises(AssertionError, match="a second time"):
         open_clips(raw, replace(PREPROCESS, fill=1), "mapped")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [file.name], "nothing half done stays"
+    assert list((tmp_path / "cache").glob("*.npy")) == [file], "nothing half done stays"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-8], lambda data: b"x" * 200, lambda data: data + b"1"])
 def test_a_damaged_cache_is_named_and_never_read(raw, tmp_path, damage):
     open_clips(raw, PREPROCESS, "mapped")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").glob("*.npy")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=f"{file.name}: .*delete it"):
         open_clips(raw, PREPROCESS, "mapped")
@@ -184,7 +187,58 @@ def test_unusable_clips_leave_no_cache(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(clips_module, "preprocess_clip", unusable)
     with pytest.raises(DataError, match="12 of 12 clips cannot be used"):
         open_clips(raw, PREPROCESS, "mapped")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+def prepare(path, cache, begun, log):
+    """Map the raw store at `path`, noting that its preprocessing has begun, which then takes its time."""
+    os.environ[residence.CACHE_VARIABLE] = str(cache)
+    preprocess_clip = clips_module.preprocess_clip
+
+    def slowly(*arguments):
+        begun.touch()
+        time.sleep(0.05)
+        return preprocess_clip(*arguments)
+
+    clips_module.preprocess_clip = slowly
+    logging.getLogger("handcraft").setLevel(logging.INFO)
+    logging.getLogger("handcraft").addHandler(logging.FileHandler(log))
+    open_clips(path, PREPROCESS, "mapped")
+
+
+def test_of_many_processes_one_prepares_and_the_others_wait(raw, tmp_path):
+    """As the processes of torchrun do, at the same moment."""
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    finish([Forked(prepare, raw.path, tmp_path / "cache", tmp_path / "begun", log) for log in logs])
+    assert sum(log.exists() and "preprocessing its clips once" in log.read_text() for log in logs) == 1
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_live_one_makes_is_not(raw, tmp_path):
+    cache, begun = tmp_path / "cache", tmp_path / "begun"
+
+    def partial():
+        return set(cache.glob(".partial-*.npy"))
+
+    killed = Forked(prepare, raw.path, cache, begun, tmp_path / "killed.log")
+    wait_for(lambda: begun.exists() and bool(partial()), killed)
+    killed.kill()
+    (left,) = partial()
+    begun.unlink()
+    live = Forked(prepare, raw.path, cache, begun, tmp_path / "live.log")
+    wait_for(begun.exists, live)
+    (made,) = partial()
+    assert made != left
+    open_clips(raw, replace(PREPROCESS, fill=1), "mapped")
+    assert partial() <= {made}
+    finish([live])
+    assert not partial()
+    assert len(list(cache.glob("*.npy"))) == 2
+    # of another file, which nobody makes any more
+    stale = cache / left.name
+    stale.touch()
+    open_clips(raw, replace(PREPROCESS, fill=2), "mapped")
+    assert not stale.exists()
 
 
 def test_the_cache_lies_in_the_users_cache_folder(monkeypatch, tmp_path):
