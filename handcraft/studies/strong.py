@@ -9,6 +9,7 @@ from handcraft.studies.setting import Arm, Setting, Study
 from handcraft.training import CLASSIFIERS
 
 BASE, TOGETHER = "as it is", "together"
+_PREFIX = "generators: "
 
 Change = Callable[[Recipe], Recipe]
 
@@ -65,15 +66,15 @@ OF_CLASSIFIERS: dict[str, Change] = {
 """Measured by the accuracy of classifiers that were trained on real clips with augmentation."""
 
 OF_GENERATORS: dict[str, Change] = {
-    "generators: adaLN-zero": _generators("model", adaln_zero=True),
-    "generators: moving average": _generators("train", ema=0.99),
+    _PREFIX + "adaLN-zero": _generators("model", adaln_zero=True),
+    _PREFIX + "moving average": _generators("train", ema=0.99),
 }
 """Measured by the error of the generators on held-out clips, and by how their clips are distributed."""
 
-KEPT = ("velocities",)
+KEPT = ("jitter", "no validation clips")
 """Of both kinds: what the recipe `strong` is made of."""
 
-_PLAIN = tuple(Arm(model, pretrained=False, augment=True) for model in CLASSIFIERS)
+_REAL = tuple(Arm(model, pretrained=False, augment=True) for model in CLASSIFIERS)
 _SYNTHETIC = tuple(Arm(model, pretrained=True, augment=True) for model in CLASSIFIERS)
 
 
@@ -82,11 +83,25 @@ def _settings(base: Recipe) -> tuple[Setting, ...]:
     for name in KEPT:
         together = (OF_CLASSIFIERS | OF_GENERATORS)[name](together)
     return (
-        Setting(BASE, base, _PLAIN + _SYNTHETIC, generators=True),
-        *(Setting(name, change(base), _PLAIN) for name, change in OF_CLASSIFIERS.items()),
+        Setting(BASE, base, _REAL),
+        *(Setting(name, change(base), _REAL) for name, change in OF_CLASSIFIERS.items()),
+        Setting(TOGETHER, together, _REAL),
+        Setting(_named(BASE), base, _SYNTHETIC, generators=True),
         *(Setting(name, change(base), generators=True) for name, change in OF_GENERATORS.items()),
-        Setting(TOGETHER, together, _PLAIN + _SYNTHETIC, generators=True),
+        Setting(_named(TOGETHER), together, _SYNTHETIC, generators=True),
     )
 
 
-STRONG = Study("strong", "Which changes of a recipe are worth it, alone and together?", _settings, BASE)
+def _named(setting: str) -> str:
+    """The setting that measures the generators, too, and what their clips are worth to the classifiers."""
+    return f"{_PREFIX}{setting}"
+
+
+def _compared_with(name: str) -> str:
+    baseline = _named(BASE) if name.startswith(_PREFIX) else BASE
+    return "" if name == baseline else baseline
+
+
+STRONG = Study(
+    "strong", "Which changes of a recipe are worth it, alone and together?", _settings, partner=_compared_with
+)

@@ -97,8 +97,15 @@ def test_each_change_of_the_strong_study_is_one_and_together_they_are_the_recipe
         "generators: adaLN-zero": "generator.model.adaln_zero",
         "generators: moving average": "generator.train.ema",
     }
-    assert set(settings) == {*fields, strong.BASE, strong.TOGETHER}
+    ends = {strong.BASE, strong.TOGETHER}
+    assert set(settings) == {*fields, *ends, *(f"generators: {name}" for name in ends)}
+    against = STUDIES["strong"].against(settings)
+    for name in ends:
+        assert settings[f"generators: {name}"].recipe == settings[name].recipe
     assert settings[strong.BASE].recipe == base
+    assert {name for name in settings if not against[name]} == {"as it is", "generators: as it is"}
+    assert against["generators: adaLN-zero"] == "generators: as it is"
+    assert against["jitter"] == "as it is"
     for name, wanted in fields.items():
         check_recipe(settings[name].recipe)
         assert changed(asdict(base), asdict(settings[name].recipe)) == set(wanted.split()), name
