@@ -44,7 +44,7 @@ def rounded(x, DTYPE: tl.constexpr):
 @triton.jit
 def offsets(index, stride):
     """index * stride in int64: one stride of a large batch, or of a transposed view, may exceed 2^31 elements."""
-    return index.to(tl.int64) * stride
+    return tl.cast(index, tl.int64) * stride
 
 
 @triton.jit
@@ -135,7 +135,7 @@ class AotCase:
     """Kernels that are meant to run on matrix units, by name: with the GPU's "own" instruction, or with "any", where
     products are too small for Hopper's and Blackwell's, which take 64 rows."""
     common: bool = True
-    """Whether a recipe or a benchmark has this shape: CI compiles those alone."""
+    """Whether CI compiles it: of each kernel the shapes measured first. `make test-aot FORMS=all` takes all."""
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

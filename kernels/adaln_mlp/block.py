@@ -11,10 +11,12 @@ Modulation and gate fold into the FC, LayerNorm stays outside of it:
     h_d += n_d G + t,  n_d = alpha_d (h_d - mu) r + beta_d                            for each channel d
     G = diag(1 + scale) F' diag(gate),  t = gate (F shift + f)
 
-which costs seven instructions an element beside the product: three for the mean and the variance, one for (h - mu) r,
-one for the affine map, one for t, half of one to round. Section 8 of the design folds LayerNorm too; but a product of
-16-bit operands h would lose as many bits as the mean is larger than the deviation, and mu G, alpha and beta b then
-come after it, in two instructions more. `csrc/cpu/adaln_tile.h` derives the backward pass.
+LayerNorm takes away what all channels share, so that no block needs the t of those before it: they are summed beside h,
+(CLIPS,M), and added once after the last block. That leaves five and a half instructions an element and block beside the
+product: three for the mean and the variance, one for (h - mu) r, one for the affine map, half of one to round. Section
+8 of the design folds LayerNorm too; but a product of 16-bit operands h would lose as many bits as the mean is larger
+than the deviation, and mu G, alpha and beta b then come after it, in two instructions more. `csrc/cpu/adaln_tile.h`
+derives the backward pass.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ import torch
 import triton
 import triton.language as tl
 
-from handcraft.kernels.triton_support import INTERPRETED, dot
+from handcraft.kernels.triton_support import INTERPRETED, dot, offsets
 
 EPS = tl.constexpr(1e-5)
 
@@ -125,7 +127,7 @@ def load_tiles(
     tiles = ()
     for i in tl.static_range(len(TILES)):
         offs_d = channels(TILES, i)[None, :, None]
-        at = ptr + offs_b[:, None, None] * stride_b + offs_d * stride_d + offs_m * stride_m
+        at = ptr + offs_b[:, None, None] * stride_b + offsets(offs_d, stride_d) + offsets(offs_m, stride_m)
         mask = mask_b[:, None, None] & (offs_d < D) & (offs_m < M)
         tiles += (tl.load(at, mask=mask, other=0.0).to(tl.float32),)
     return tiles
@@ -271,7 +273,7 @@ def block_modulation(
     if E == 0:
         return load_modulation(mod_ptr + (offs_b * blocks + k) * (3 * M), mask_b, M, WIDTH)
     offs_e = tl.arange(0, EMBEDDING)[None, :]
-    at = e_ptr + offs_b[:, None] * stride_eb + k * stride_ek + offs_e * stride_ee
+    at = e_ptr + offs_b[:, None] * stride_eb + offsets(k, stride_ek) + offsets(offs_e, stride_ee)
     e = tl.load(at, mask=mask_b[:, None] & (offs_e < E), other=0.0).to(tl.float32)
     return modulation(e, mod_weight_ptr + k * 3 * M * E, mod_bias_ptr + k * 3 * M, E, M, WIDTH, EMBEDDING)
 
@@ -281,7 +283,7 @@ def block_forward(
     h, shift, scale, gate, norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, D: tl.constexpr,
     M: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Tiles after a block, and the mean and reciprocal deviation (CLIPS,WIDTH) of those before it.
+    """Tiles after a block but for t, and t (CLIPS,WIDTH), which is the same for all channels.
 
     shift, scale, gate: (CLIPS,WIDTH); norm_weight, norm_bias (D,), fc_weight (M,M), fc_bias (M,): fp32, contiguous.
     """
@@ -295,6 +297,14 @@ def block_forward(
         alpha = load_channels(norm_weight_ptr, D, TILES, i)[None, :, None]
         beta = load_channels(norm_bias_ptr, D, TILES, i)[None, :, None]
         n = alpha * (h[i] * deviation[:, None, :] - centre[:, None, :]) + beta
-        residual = only_channels(h[i] + constant[:, None, :], D, TILES, i)
-        after += (mix(n, product, residual, OPERAND, PRECISION),)
-    return after, mean, deviation
+        after += (mix(n, product, h[i], OPERAND, PRECISION),)  # past D alpha, beta and h are 0, and stay so
+    return after, constant
+
+
+@triton.jit
+def with_constant(h, constant, TILES: tl.constexpr):
+    """Tiles of h plus the t of all blocks (CLIPS,WIDTH); rows past D hold it as well."""
+    result = ()
+    for i in tl.static_range(len(TILES)):
+        result += (h[i] + constant[:, None, :],)
+    return result

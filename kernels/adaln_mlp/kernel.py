@@ -20,10 +20,11 @@ from handcraft.kernels.adaln_mlp.block import (
     load_tiles,
     store_tiles,
     tiling,
+    with_constant,
 )
 from handcraft.kernels.adaln_mlp.block_backward import stack_backward
 from handcraft.kernels.adaln_mlp.streamed import enter_clip, leave_clip, padded, stack_streamed, streaming
-from handcraft.kernels.triton_support import launch, operand_dtype, product_precision
+from handcraft.kernels.triton_support import launch, offsets, operand_dtype, product_precision
 
 PARTS = 256
 """Programs of a backward pass, at most: about two a multiprocessor. Fixed, so that sums do not depend on the device."""
@@ -42,16 +43,18 @@ def adaln_forward_kernel(
     offs_b = tl.program_id(0).to(tl.int64) * CLIPS + tl.arange(0, CLIPS)
     mask_b = offs_b < batch
     h = load_tiles(h_ptr, stride_hb, stride_hd, stride_hm, offs_b, mask_b, D, M, TILES, WIDTH)
+    total = tl.zeros((CLIPS, WIDTH), tl.float32)
     for k in range(blocks):
         shift, scale, gate = block_modulation(
             k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b,
             E, M, WIDTH, EMBEDDING,
         )  # fmt: skip
-        h, _, _ = block_forward(
+        h, constant = block_forward(
             h, shift, scale, gate, norm_weight_ptr + k * D, norm_bias_ptr + k * D, fc_weight_ptr + k * M * M,
             fc_bias_ptr + k * M, D, M, TILES, WIDTH, OPERAND, PRECISION,
         )  # fmt: skip
-    store_tiles(out_ptr, h, offs_b, mask_b, D, M, TILES, WIDTH)
+        total += constant
+    store_tiles(out_ptr, with_constant(h, total, TILES), offs_b, mask_b, D, M, TILES, WIDTH)
 
 
 @triton.jit(do_not_specialize=("batch", "blocks"))
@@ -66,13 +69,13 @@ def adaln_streamed_kernel(
     kept_ptr += part.to(tl.int64) * (padded(D, TILE) * WIDTH)
     statistics_ptr += part * 2 * WIDTH
     for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
-        enter_clip(h_ptr + clip * stride_hb, stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
-        stack_streamed(
+        enter_clip(h_ptr + offsets(clip, stride_hb), stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
+        total = stack_streamed(
             kept_ptr, statistics_ptr, 0, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
             norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
             EMBEDDING, OPERAND, PRECISION,
         )  # fmt: skip
-        leave_clip(kept_ptr, out_ptr + clip * (D * M), M, 1, D, M, TILE, WIDTH)
+        leave_clip(kept_ptr, total, out_ptr + clip * (D * M), D, M, TILE, WIDTH)
         tl.debug_barrier()
 
 
@@ -96,13 +99,13 @@ def adaln_backward_kernel(
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
     for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
-        enter_clip(h_ptr + clip * stride_hb, stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
+        enter_clip(h_ptr + offsets(clip, stride_hb), stride_hd, stride_hm, kept_ptr, statistics_ptr, D, M, TILE, WIDTH)
         stack_streamed(
             kept_ptr, statistics_ptr, 1, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr,
             norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks - 1, blocks, D, M, E, TILE, WIDTH,
             EMBEDDING, OPERAND, PRECISION,
         )  # fmt: skip
-        dout_clip_ptr = dout_ptr + clip * stride_gb
+        dout_clip_ptr = dout_ptr + offsets(clip, stride_gb)
         enter_clip(dout_clip_ptr, stride_gd, stride_gm, dh_own_ptr, no_statistics_ptr, D, M, TILE, WIDTH)
         stack_backward(
             dh_own_ptr, kept_ptr, statistics_ptr, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr,
@@ -110,7 +113,7 @@ def adaln_backward_kernel(
             dnorm_bias_ptr, dfc_weight_ptr, dfc_bias_ptr, clip, blocks, D, M, E, TILE, WIDTH, EMBEDDING, OPERAND,
             PRECISION,
         )  # fmt: skip
-        leave_clip(dh_own_ptr, dh_ptr + clip * (D * M), M, 1, D, M, TILE, WIDTH)
+        leave_clip(dh_own_ptr, None, dh_ptr + clip * (D * M), D, M, TILE, WIDTH)
         tl.debug_barrier()
 
 

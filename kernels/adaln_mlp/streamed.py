@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from handcraft.kernels.adaln_mlp.block import EPS, block_modulation, load_row, load_turned, rounded
-from handcraft.kernels.triton_support import dot
+from handcraft.kernels.triton_support import dot, offsets
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def load_tile(
 ):
     """A tile of a clip's (D,M) numbers in fp32, 0 outside: (TILE,WIDTH)."""
     offs_d, offs_m = start + tl.arange(0, TILE)[:, None], tl.arange(0, WIDTH)[None, :]
-    at = ptr + offs_d * stride_d + offs_m * stride_m
+    at = ptr + offsets(offs_d, stride_d) + offsets(offs_m, stride_m)
     return tl.load(at, mask=(offs_d < D) & (offs_m < M), other=0.0).to(tl.float32)
 
 
@@ -90,7 +90,7 @@ def load_tile(
 def store_tile(ptr, stride_d, stride_m, tile, start, D: tl.constexpr, M: tl.constexpr):
     """The inverse of `load_tile`, rounded to the dtype of ptr."""
     offs_d, offs_m = start + tl.arange(0, tile.shape[0])[:, None], tl.arange(0, tile.shape[1])[None, :]
-    at = ptr + offs_d * stride_d + offs_m * stride_m
+    at = ptr + offsets(offs_d, stride_d) + offsets(offs_m, stride_m)
     tl.store(at, rounded(tile, ptr.dtype.element_ty), mask=(offs_d < D) & (offs_m < M))
 
 
@@ -146,12 +146,13 @@ def enter_clip(
 
 
 @triton.jit
-def leave_clip(
-    from_ptr, ptr, stride_d, stride_m, D: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr
-):
-    """A clip from the program's memory to (D,M) numbers in the dtype of ptr."""
+def leave_clip(from_ptr, constant, ptr, D: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr):
+    """A clip from the program's memory, plus `constant` in each channel, to contiguous (D,M) in the dtype of ptr."""
     for start in tl.range(0, D, TILE, disable_licm=True):
-        store_tile(ptr, stride_d, stride_m, tl.load(own_tile(from_ptr, start, TILE, WIDTH)), start, D, M)
+        tile = tl.load(own_tile(from_ptr, start, TILE, WIDTH))
+        if constant is not None:
+            tile += constant[None, :]
+        store_tile(ptr, M, 1, tile, start, D, M)
 
 
 @triton.jit
@@ -174,7 +175,10 @@ def block_streamed(
     fc_weight_ptr, fc_bias_ptr, D: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A clip and its statistics from one place to another, which may be the same. Shift, scale, gate: (WIDTH,)."""
+    """A clip and its statistics from one place to another, which may be the same. Shift, scale, gate: (WIDTH,).
+
+    Returns t (WIDTH,), which is left out: see `block`.
+    """
     before, deviation = load_statistics(statistics_ptr, WIDTH)
     centre = before * deviation
     turned = tl.reshape(load_turned(fc_weight_ptr, M, WIDTH), (WIDTH, WIDTH))  # F': coefficient in, coefficient out
@@ -186,10 +190,11 @@ def block_streamed(
         h = tl.load(own_tile(from_ptr, start, TILE, WIDTH))
         n = h * deviation[None, :] - centre[None, :]
         n = load_rows(norm_weight_ptr, start, D, TILE) * n + load_rows(norm_bias_ptr, start, D, TILE)
-        h = product(n, matrix, only_rows(h + constant[None, :], start, D), OPERAND, PRECISION)
+        h = product(n, matrix, h, OPERAND, PRECISION)  # past D alpha, beta and h are 0, and stay so
         tl.store(own_tile(to_ptr, start, TILE, WIDTH), h)
         mean, squares = add_statistics(mean, squares, h, start, D)
     keep_statistics(to_statistics_ptr, mean, squares, D, WIDTH)
+    return constant
 
 
 @triton.jit
@@ -199,16 +204,21 @@ def stack_streamed(
     M: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr, WIDTH: tl.constexpr, EMBEDDING: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The first `last` blocks. STEP 1: what each begins with stays, the k-th at place k of kept; 0: one place."""
+    """The first `last` blocks. STEP 1: what each begins with stays, the k-th at place k of kept; 0: one place.
+
+    Returns what is still to be added to each channel: (WIDTH,).
+    """
+    total = tl.zeros((WIDTH,), tl.float32)
     for k in tl.range(0, last, disable_licm=True):
         shift, scale, gate = clip_modulation(
             k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, mod_ptr, mod_weight_ptr, mod_bias_ptr, clip, E, M, WIDTH,
             EMBEDDING,
         )  # fmt: skip
         size: tl.constexpr = STEP * padded(D, TILE) * WIDTH
-        block_streamed(
+        total += block_streamed(
             kept_ptr + k * size, kept_ptr + (k + 1) * size, statistics_ptr + k * (STEP * 2 * WIDTH),
             statistics_ptr + (k + 1) * (STEP * 2 * WIDTH), shift, scale, gate, norm_weight_ptr + k * D,
             norm_bias_ptr + k * D, fc_weight_ptr + k * M * M, fc_bias_ptr + k * M, D, M, TILE, WIDTH, OPERAND,
             PRECISION,
         )  # fmt: skip
+    return total

@@ -24,8 +24,9 @@ from handcraft.kernels.adaln_mlp.block import (
     mix,
     rounded,
     tiling,
+    with_constant,
 )
-from handcraft.kernels.triton_support import dot
+from handcraft.kernels.triton_support import dot, offsets
 
 
 def generator_tiling(dim: int, frames: int, dtype: torch.dtype, *, alone: bool) -> Tiling | None:
@@ -72,7 +73,7 @@ def load_frames(
 ):  # fmt: skip
     """Tile i of (B,M,D) numbers as they are: (R,CLIPS,WIDTH)."""
     offs_d, offs_t = channels(TILES, i)[:, None, None], tl.arange(0, WIDTH)[None, None, :]
-    at = ptr + offs_b[None, :, None] * stride_b + offs_t * stride_t + offs_d * stride_d
+    at = ptr + offs_b[None, :, None] * stride_b + offsets(offs_t, stride_t) + offsets(offs_d, stride_d)
     return tl.load(at, mask=mask_b[None, :, None] & (offs_d < D) & (offs_t < M), other=0.0)
 
 
@@ -130,11 +131,14 @@ def enter(
 
 @triton.jit
 def leave(
-    h, weight_ptr, bias_ptr, dct_ptr, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr, WIDTH: tl.constexpr,
-    CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+    h, constant, weight_ptr, bias_ptr, dct_ptr, D: tl.constexpr, M: tl.constexpr, TILES: tl.constexpr,
+    WIDTH: tl.constexpr, CLIPS: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Tiles of y (R, CLIPS WIDTH) from tiles of h (CLIPS,R,WIDTH): the second line above."""
-    frames = transform(h, load_matrix(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
+    """Tiles of y (R, CLIPS WIDTH) from tiles of h (CLIPS,R,WIDTH) plus `constant`: the second line above.
+
+    Rows of h past D need not be 0: the weight's columns there are.
+    """
+    frames = transform(with_constant(h, constant, TILES), load_matrix(dct_ptr, M, WIDTH), OPERAND, PRECISION, TILES)
     operands = ()
     for i in tl.static_range(len(TILES)):
         operands += (as_columns(rounded(frames[i], OPERAND)),)

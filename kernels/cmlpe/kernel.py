@@ -56,6 +56,7 @@ from handcraft.kernels.triton_support import (
     alignment,
     launch,
     meta,
+    offsets,
     operand_dtype,
     product_precision,
 )
@@ -77,21 +78,23 @@ def cmlpe_forward_kernel(
     """A program predicts the frames of CLIPS clips. Strides of x between clips and frames are in units of ALIGN."""
     offs_b = tl.program_id(0).to(tl.int64) * CLIPS + tl.arange(0, CLIPS)
     mask_b = offs_b < batch
-    stride_xb, stride_xt = stride_xb * ALIGN, stride_xt * ALIGN
+    stride_xb, stride_xt = offsets(stride_xb, ALIGN), offsets(stride_xt, ALIGN)
     x = operand_columns(
         x_ptr, stride_xb, stride_xt, stride_xd, offs_b, mask_b, D, M, TILES, WIDTH, CLIPS, OPERAND
     )  # fmt: skip
     h = enter(x, in_weight_ptr, in_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
+    total = tl.zeros((CLIPS, WIDTH), tl.float32)
     for k in range(blocks):
         shift, scale, gate = block_modulation(
             k, blocks, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr, offs_b, mask_b, E,
             M, WIDTH, EMBEDDING,
         )  # fmt: skip
-        h, _, _ = block_forward(
+        h, constant = block_forward(
             h, shift, scale, gate, norm_weight_ptr + k * D, norm_bias_ptr + k * D, fc_weight_ptr + k * M * M,
             fc_bias_ptr + k * M, D, M, TILES, WIDTH, OPERAND, PRECISION,
         )  # fmt: skip
-    y = leave(h, out_weight_ptr, out_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
+        total += constant
+    y = leave(h, total, out_weight_ptr, out_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
     for i in tl.static_range(len(TILES)):
         last_ptr = x_ptr + (M - 1) * stride_xt
         last = load_frames(last_ptr, stride_xb, 0, stride_xd, offs_b, mask_b, D, 1, TILES, i, 1).to(tl.float32)
@@ -113,20 +116,20 @@ def cmlpe_streamed_kernel(
     kept_ptr += part.to(tl.int64) * size
     statistics_ptr += part * 2 * WIDTH
     columns_ptr += part.to(tl.int64) * size
-    stride_xb, stride_xt = stride_xb * ALIGN, stride_xt * ALIGN
+    stride_xb, stride_xt = offsets(stride_xb, ALIGN), offsets(stride_xt, ALIGN)
     for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
-        x_clip_ptr = x_ptr + clip * stride_xb
+        x_clip_ptr = x_ptr + offsets(clip, stride_xb)
         keep_frames(x_clip_ptr, stride_xd, stride_xt, columns_ptr, D, M, TILE, WIDTH)
         enter_blocks(
             columns_ptr, in_weight_ptr, in_bias_ptr, dct_ptr, kept_ptr, statistics_ptr, D, M, TILE, WIDTH, OPERAND,
             PRECISION,
         )  # fmt: skip
-        stack_streamed(
+        total = stack_streamed(
             kept_ptr, statistics_ptr, 0, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
             norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
             EMBEDDING, OPERAND, PRECISION,
         )  # fmt: skip
-        leave_blocks(kept_ptr, dct_ptr, columns_ptr, None, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        leave_blocks(kept_ptr, total, dct_ptr, columns_ptr, None, D, M, TILE, WIDTH, OPERAND, PRECISION)
         for start in tl.range(0, D, TILE, disable_licm=True):
             y = map_tile(out_weight_ptr, columns_ptr, start, D, TILE, WIDTH, PRECISION)
             y += load_rows(out_bias_ptr, start, D, TILE) * frame_sums(dct_ptr, M, WIDTH)
@@ -155,21 +158,21 @@ def cmlpe_backward_kernel(
     dnorm_bias_ptr += part * blocks * D
     dfc_weight_ptr += part * blocks * M * M
     dfc_bias_ptr += part * blocks * M
-    stride_xb, stride_xt = stride_xb * ALIGN, stride_xt * ALIGN
+    stride_xb, stride_xt = offsets(stride_xb, ALIGN), offsets(stride_xt, ALIGN)
     for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
-        dy_clip_ptr = dy_ptr + clip * stride_gb
-        keep_frames(x_ptr + clip * stride_xb, stride_xd, stride_xt, columns_ptr, D, M, TILE, WIDTH)
+        dy_clip_ptr = dy_ptr + offsets(clip, stride_gb)
+        keep_frames(x_ptr + offsets(clip, stride_xb), stride_xd, stride_xt, columns_ptr, D, M, TILE, WIDTH)
         enter_blocks(
             columns_ptr, in_weight_ptr, in_bias_ptr, dct_ptr, kept_ptr, statistics_ptr, D, M, TILE, WIDTH, OPERAND,
             PRECISION,
         )  # fmt: skip
-        stack_streamed(
+        total = stack_streamed(
             kept_ptr, statistics_ptr, 1, e_ptr, stride_eb, stride_ek, stride_ee, None, mod_weight_ptr, mod_bias_ptr,
             norm_weight_ptr, norm_bias_ptr, fc_weight_ptr, fc_bias_ptr, clip, blocks, blocks, D, M, E, TILE, WIDTH,
             EMBEDDING, OPERAND, PRECISION,
         )  # fmt: skip
         g_clip_ptr = g_ptr + clip * (D * M)
-        leave_blocks(last_ptr, dct_ptr, columns_ptr, g_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        leave_blocks(last_ptr, total, dct_ptr, columns_ptr, g_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
         # what came out of the last block is not read again: its place is the gradient's now
         keep_frames(dy_clip_ptr, stride_gd, stride_gt, columns_ptr, D, M, TILE, WIDTH)
         enter_blocks(
@@ -183,7 +186,7 @@ def cmlpe_backward_kernel(
             PRECISION,
         )  # fmt: skip
         dz_clip_ptr = dz_ptr + clip * (D * M)
-        leave_blocks(last_ptr, dct_ptr, columns_ptr, dz_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        leave_blocks(last_ptr, None, dct_ptr, columns_ptr, dz_clip_ptr, D, M, TILE, WIDTH, OPERAND, PRECISION)
         if HAS_DX:
             is_last = (tl.arange(0, WIDTH) == M - 1)[None, :]
             for start in tl.range(0, D, TILE, disable_licm=True):

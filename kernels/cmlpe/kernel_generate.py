@@ -36,6 +36,7 @@ from handcraft.kernels.triton_support import (
     alignment,
     launch,
     meta,
+    offsets,
     operand_dtype,
     product_precision,
 )
@@ -106,12 +107,13 @@ def generate_kernel(
     frame = M - 1 - offs_t if REVERSED else offs_t
     last: tl.constexpr = 0 if REVERSED else M - 1
     row = tl.load(row_ptr + offs_b, mask=mask_b, other=0)
-    source = context_ptr + row * (stride_sb * ALIGN)
+    source = context_ptr + offsets(row, stride_sb) * ALIGN
 
     x = ()
     for j in tl.static_range(len(TILES)):
         offs_d = channels(TILES, j)
-        at = source[None, :, None] + (frame * (stride_st * ALIGN))[None, None, :] + (offs_d * stride_sd)[:, None, None]
+        at = source[None, :, None] + (offsets(frame, stride_st) * ALIGN)[None, None, :]
+        at += offsets(offs_d, stride_sd)[:, None, None]
         value = tl.load(at, mask=(offs_d < D)[:, None, None] & mask_t, other=0.0)  # (R,CLIPS,WIDTH)
         value = tl.reshape(value, (value.shape[0], CLIPS * WIDTH)).to(tl.float32)
         if HAS_MEAN:
@@ -128,6 +130,7 @@ def generate_kernel(
         clip_id = tl.load(clip_id_ptr + offs_b, mask=mask_b, other=0)
         offs_e = tl.arange(0, EMBEDDING)[None, :]
         embedding = tl.load(class_embedding_ptr + label[:, None] * E + offs_e, mask=offs_e < E, other=0.0)
+    total = tl.zeros((CLIPS, WIDTH), tl.float32)
     for k in range(blocks):
         if HAS_NOISE:
             e = embedding + noise * normal(clip_id, seed_low, seed_high, (STREAM << 24) | (k << 8), EMBEDDING)
@@ -135,17 +138,18 @@ def generate_kernel(
             shift, scale, gate = modulation(e, weight_ptr, bias_ptr, E, M, WIDTH, EMBEDDING)
         else:
             shift, scale, gate = load_modulation(mod_ptr + (label * blocks + k) * (3 * M), mask_b, M, WIDTH)
-        h, _, _ = block_forward(
+        h, constant = block_forward(
             h, shift, scale, gate, norm_weight_ptr + k * D, norm_bias_ptr + k * D, fc_weight_ptr + k * M * M,
             fc_bias_ptr + k * M, D, M, TILES, WIDTH, OPERAND, PRECISION,
         )  # fmt: skip
+        total += constant
 
-    y = leave(h, out_weight_ptr, out_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
-    target = out_ptr + offs_b * (stride_ob * OUT_ALIGN)
+    y = leave(h, total, out_weight_ptr, out_bias_ptr, dct_ptr, D, M, TILES, WIDTH, CLIPS, OPERAND, PRECISION)
+    target = out_ptr + offsets(offs_b, stride_ob) * OUT_ALIGN
     for i in tl.static_range(len(TILES)):
         offs_d = channels(TILES, i)
         mask_d = offs_d < D
-        at = source[None, :] + last * (stride_st * ALIGN) + (offs_d * stride_sd)[:, None]
+        at = source[None, :] + offsets(last, stride_st) * ALIGN + offsets(offs_d, stride_sd)[:, None]
         residual = tl.load(at, mask=mask_d[:, None] & mask_b[None, :], other=0.0).to(tl.float32)  # (R,CLIPS)
         # y std + mean, where the residual is the last frame: it need not be standardised before
         centre = tl.load(mean_ptr + offs_d, mask=mask_d, other=0.0)[:, None] if HAS_MEAN else 0.0
@@ -154,8 +158,8 @@ def generate_kernel(
         if HAS_STD:
             value *= tl.load(std_ptr + offs_d, mask=mask_d, other=1.0)[:, None, None]
         value += residual[:, :, None]
-        at = target[None, :, None] + (frame * (stride_ot * OUT_ALIGN))[None, None, :]
-        at += (offs_d * stride_od)[:, None, None]
+        at = target[None, :, None] + (offsets(frame, stride_ot) * OUT_ALIGN)[None, None, :]
+        at += offsets(offs_d, stride_od)[:, None, None]
         tl.store(at, rounded(value, out_ptr.dtype.element_ty), mask=mask_d[:, None, None] & mask_t)
 
 
@@ -179,10 +183,10 @@ def generate_streamed_kernel(
     first: tl.constexpr = M - 1 if REVERSED else 0
     last: tl.constexpr = M - 1 - first
     turn: tl.constexpr = -1 if REVERSED else 1
-    stride_st *= ALIGN
-    stride_ot *= OUT_ALIGN
+    stride_sb, stride_st = offsets(stride_sb, ALIGN), offsets(stride_st, ALIGN)
+    stride_ob, stride_ot = offsets(stride_ob, OUT_ALIGN), offsets(stride_ot, OUT_ALIGN)
     for clip in tl.range(part.to(tl.int64), batch, tl.num_programs(0), disable_licm=True):
-        source = context_ptr + tl.load(row_ptr + clip) * (stride_sb * ALIGN)
+        source = context_ptr + tl.load(row_ptr + clip) * stride_sb
         for start in tl.range(0, D, TILE, disable_licm=True):
             value = load_tile(source + first * stride_st, stride_sd, turn * stride_st, start, D, M, TILE, WIDTH)
             if HAS_MEAN:
@@ -199,6 +203,7 @@ def generate_streamed_kernel(
             PRECISION,
         )  # fmt: skip
         label = tl.load(label_ptr + clip)
+        total = tl.zeros((WIDTH,), tl.float32)
         for k in tl.range(0, blocks, disable_licm=True):
             if HAS_NOISE:
                 offs_e = tl.arange(0, EMBEDDING)[None, :]
@@ -210,13 +215,13 @@ def generate_streamed_kernel(
             else:
                 one = tl.arange(0, 1)
                 shift, scale, gate = load_modulation(mod_ptr + (label * blocks + k) * (3 * M) + one, one >= 0, M, WIDTH)
-            block_streamed(
+            total += block_streamed(
                 kept_ptr, kept_ptr, statistics_ptr, statistics_ptr, tl.reshape(shift, (WIDTH,)),
                 tl.reshape(scale, (WIDTH,)), tl.reshape(gate, (WIDTH,)), norm_weight_ptr + k * D, norm_bias_ptr + k * D,
                 fc_weight_ptr + k * M * M, fc_bias_ptr + k * M, D, M, TILE, WIDTH, OPERAND, PRECISION,
             )  # fmt: skip
-        leave_blocks(kept_ptr, dct_ptr, columns_ptr, None, D, M, TILE, WIDTH, OPERAND, PRECISION)
-        target = out_ptr + clip * (stride_ob * OUT_ALIGN) + first * stride_ot
+        leave_blocks(kept_ptr, total, dct_ptr, columns_ptr, None, D, M, TILE, WIDTH, OPERAND, PRECISION)
+        target = out_ptr + offsets(clip, stride_ob) + first * stride_ot
         for start in tl.range(0, D, TILE, disable_licm=True):
             y = map_tile(out_weight_ptr, columns_ptr, start, D, TILE, WIDTH, PRECISION)
             y += load_rows(out_bias_ptr, start, D, TILE) * frame_sums(dct_ptr, M, WIDTH)

@@ -81,13 +81,18 @@ def enter_blocks(
 
 @triton.jit
 def leave_blocks(
-    from_ptr, dct_ptr, columns_ptr, frames_ptr, D: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
+    from_ptr, constant, dct_ptr, columns_ptr, frames_ptr, D: tl.constexpr, M: tl.constexpr, TILE: tl.constexpr,
     WIDTH: tl.constexpr, OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """h C as operands of a map; where frames_ptr is given also as contiguous (M,D) numbers in its dtype."""
+    """h C as operands of a map; where frames_ptr is given also as contiguous (M,D) numbers in its dtype.
+
+    constant: (WIDTH,), what is still to be added to each channel of h, or None.
+    """
     matrix = tl.reshape(load_matrix(dct_ptr, M, WIDTH), (WIDTH, WIDTH))
     for start in tl.range(0, D, TILE, disable_licm=True):
         tile = tl.load(own_tile(from_ptr, start, TILE, WIDTH))
+        if constant is not None:
+            tile += constant[None, :]
         tile = product(tile, matrix, tl.zeros((TILE, WIDTH), tl.float32), OPERAND, PRECISION)
         tl.store(own_tile(columns_ptr, start, TILE, WIDTH), rounded(tile, OPERAND))
         if frames_ptr is not None:

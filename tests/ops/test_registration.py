@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from handcraft.kernels.registration import FusedOp
 
@@ -97,6 +98,31 @@ def test_no_function_where_no_gradient_is_recorded():
     SEEN.clear()
     OP("cpu", a, b, c, True)
     assert SEEN == [False]
+
+
+class Dispatched(TorchDispatchMode):
+    """Names of our operations that reach PyTorch's dispatcher."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "handcraft":
+            self.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_eager_calls_bypass_the_dispatcher():
+    with Dispatched() as seen:
+        OP.registered_forward("cpu", *inputs(), True)
+    assert seen.names == ["registration_test_forward.default"]
+    with Dispatched() as seen:
+        a, b, c = inputs()
+        OP("cpu", a, b, c, True)[0].sum().backward()
+        with torch.no_grad():
+            OP("cpu", a, b, c, True)
+    assert seen.names == []
 
 
 def test_registered_operations_pass_opcheck():

@@ -95,6 +95,22 @@ def test_sizes(dim, frames, blocks, embedding):
     assert tolerances.error(found, truth) < tolerances.bound(own, torch.float32)
 
 
+def test_without_noise_the_modulation_is_computed_once_for_each_class():
+    """One table for all clips of the batch; with noise none, as each clip has its own."""
+    from handcraft.kernels import triton_support
+
+    given = setting(5)
+    blocks = given["params"].mod_weight.shape[0]
+    with triton_support.recording() as found:
+        generate(given, noise=0.0)
+        generate(given, noise=0.1)
+    tables = [launch.arguments["mod_ptr"] for launch in found]
+    assert [None if table is None else table.shape for table in tables] == [(CLASSES, blocks, 3 * FRAMES)] * 2 + [
+        None
+    ] * 2
+    assert [launch.arguments["HAS_NOISE"] for launch in found] == [False, False, True, True]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_bytes_do_not_depend_on_batch_or_order(dtype):
     given = setting(5, dtype)  # four clips share a program, the fifth has one for itself

@@ -1,5 +1,8 @@
 """What the Triton kernels share: precision, alignment, launches and their recording. Needs Triton, no GPU."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -89,6 +92,17 @@ def test_a_launch_says_what_the_compiler_may_do():
     options = {"num_warps": 8, "num_stages": 2, "enable_fp_fusion": True, "maxnreg": 255}
     assert kernel.calls == [((3,), {"a": 1, **options})]
     assert triton_support.compile_options(16, 1)["maxnreg"] == 128
+
+
+def test_every_kernel_is_launched_by_launch():
+    """Nowhere else: a launch that does not say what the compiler may do takes its defaults, which change."""
+    folder = Path(triton_support.__file__).parent
+    files = [path for path in folder.rglob("*.py") if path != folder / "triton_support.py"]
+    assert len(files) > 20
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            launched = isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
+            assert not (launched and "kernel" in ast.unparse(node.func.value)), f"{path}:{node.lineno}"
 
 
 def test_recorded_launches_do_not_run():
