@@ -77,6 +77,18 @@ def test_a_wrong_gradient_is_found(monkeypatch):
     assert {check.op for check in doctor.self_check() if not check.ok} == {"mamba_block"}
 
 
+def test_a_wrong_gradient_of_a_parameter_is_found(monkeypatch):
+    """However small it is beside the others: each is measured by its own largest number."""
+    right = kernels.dct_linear
+
+    def wrong(x, weight, *rest, **options):
+        bent = weight.detach() + (weight - weight.detach()) * (1.01 if weight.dtype == torch.float32 else 1)
+        return right(x, bent, *rest, **options)
+
+    monkeypatch.setattr(kernels, "dct_linear", wrong)
+    assert {check.op for check in doctor.self_check() if not check.ok} == {"dct_linear"}
+
+
 @pytest.mark.parametrize("broken", ["raises", "nan", "shape"])
 def test_a_broken_op_is_reported_and_the_others_still_checked(broken, monkeypatch):
     right = kernels.selective_scan
