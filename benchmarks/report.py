@@ -4,9 +4,9 @@
     python benchmarks/report.py benchmarks/results/latest.json
 
 prints the table and writes it beside the JSON as Markdown, with the plot as PNG. A case's rate, its ratios to the
-eager baseline and to torch.compile, and its percentage of the ceiling all come from one run. The ceiling of a case is
-the time that the scarcest resource alone would need: bytes at the copy rate, matrix products at the matrix rate, other
-multiply-adds and exponentials at theirs; the table names the resource.
+eager baseline and to torch.compile, and its percentage of each ceiling all come from one run. A ceiling is the time
+that one resource alone would need: bytes at the copy rate, matrix products at the matrix rate, other multiply-adds and
+exponentials at theirs; the table has the scarcest first, the others behind it.
 """
 
 import argparse
@@ -39,8 +39,10 @@ class Row:
     eager: float | None
     compiled: float | None
     ceiling: float | None
-    """Share of the ceiling that is reached."""
+    """Share of the scarcest resource's ceiling that is reached."""
     resource: str
+    others: dict[str, float]
+    """The same of every other resource that the case needs, the scarcer ones first."""
     picked: bool
     """Whether `auto` takes this provider."""
 
@@ -68,7 +70,7 @@ def _row(entry: dict[str, Any], group: dict[str, float], ceilings: dict[str, flo
         key = f"gemm_{info['dtype']}" if name == "gemm" else name
         if info["work"][field]:
             needed[name] = info["work"][field] / ceilings[key]
-    resource = max(needed, key=needed.get, default="")
+    resource, *others = sorted(needed, key=needed.get, reverse=True) or [""]
     return Row(
         op=f"{info['op']} {info['mode']}",
         shape=f"{info['shape']} {info['dtype']}",
@@ -80,6 +82,7 @@ def _row(entry: dict[str, Any], group: dict[str, float], ceilings: dict[str, flo
         compiled=None if compiled is None or provider.startswith("compile") else compiled / seconds,
         ceiling=needed[resource] / seconds if needed else None,
         resource=resource,
+        others={name: needed[name] / seconds for name in others},
         picked=info.get("auto") == provider,
     )
 
@@ -132,7 +135,10 @@ def _ratio(value: float | None) -> str:
 
 
 def _share(row: Row) -> str:
-    return "" if row.ceiling is None else f"{100 * row.ceiling:.0f} % {row.resource}"
+    if row.ceiling is None:
+        return ""
+    others = ", ".join(f"{name} {100 * share:.0f}" for name, share in row.others.items())
+    return f"{100 * row.ceiling:.0f} % {row.resource}" + f" ({others})" * bool(others)
 
 
 def plot(run: dict[str, Any], path: Path) -> None:

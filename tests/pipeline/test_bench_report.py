@@ -62,6 +62,8 @@ def test_ratios_and_ceiling(report, three):
     # the copy needs 0.1 s, the products 0.05 s, the other multiply-adds 0.02 s
     assert cpu.resource == "copy"
     assert cpu.ceiling == pytest.approx(0.1 / 0.125)
+    assert cpu.others == pytest.approx({"gemm": 0.05 / 0.125, "fma": 0.02 / 0.125})
+    assert list(cpu.others) == ["gemm", "fma"]
     assert not eager.picked
 
 
@@ -108,8 +110,9 @@ def test_markdown(report, three):
     assert "a CPU, 2 CPU threads; Python 3.11.9, torch 2.13.0; commit 0123456789ab with uncommitted changes" in text
     assert "gemm_float32 100 G/s" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[2] == "| cmlpe forward | B1000 float32 | reference | 500 | 2,000 windows/s |  | 0.50 | 20 % copy |"
-    assert lines[4] == "| cmlpe forward | B1000 float32 | cpu* | 125 | 8,000 windows/s | 4.00 | 2.00 | 80 % copy |"
+    first = "| cmlpe forward | B1000 float32 | "
+    assert lines[2] == first + "reference | 500 | 2,000 windows/s |  | 0.50 | 20 % copy (gemm 10, fma 4) |"
+    assert lines[4] == first + "cpu* | 125 | 8,000 windows/s | 4.00 | 2.00 | 80 % copy (gemm 40, fma 16) |"
     assert len({line.count("|") for line in lines}) == 1
     assert "torch.compile is faster" not in text
 
