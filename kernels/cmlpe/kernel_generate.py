@@ -72,14 +72,20 @@ def cosine_sine(turn):
 
 
 @triton.jit
-def normal(clip_id, seed_low, seed_high, place, SIZE: tl.constexpr):
-    """Standard normal numbers (CLIPS,SIZE) as `philox.normal` defines them; place: stream << 24 | block << 8."""
+def words(clip_id, seed_low, seed_high, place, SIZE: tl.constexpr):
+    """Four words of SIZE/4 quads, each uint32 (CLIPS,SIZE/4), as `philox.words`; place: stream << 24 | block << 8."""
     quad = tl.arange(0, SIZE // 4)[None, :]
     zero = (clip_id[:, None] * 0 + quad * 0).to(tl.uint32)  # (CLIPS,SIZE/4)
     low = (clip_id & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     high = ((clip_id >> 32) & 0xFFFFFFFF).to(tl.uint32)[:, None] + zero
     key_low, key_high = seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True)
-    w0, w1, w2, w3 = tl.philox_impl(low, high, (place | quad).to(tl.uint32) + zero, zero, key_low, key_high)
+    return tl.philox_impl(low, high, (place | quad).to(tl.uint32) + zero, zero, key_low, key_high)
+
+
+@triton.jit
+def normal(clip_id, seed_low, seed_high, place, SIZE: tl.constexpr):
+    """Standard normal numbers (CLIPS,SIZE) as `philox.normal` defines them from these words."""
+    w0, w1, w2, w3 = words(clip_id, seed_low, seed_high, place, SIZE)
     radius, other_radius = tl.sqrt(-2 * tl.log(uniform(w0))), tl.sqrt(-2 * tl.log(uniform(w2)))
     cosine, sine = cosine_sine(uniform(w1))
     other_cosine, other_sine = cosine_sine(uniform(w3))

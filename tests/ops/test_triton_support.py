@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from handcraft.kernels import env
+from handcraft.kernels import env, philox
 from handcraft.kernels.registration import Lazy
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 triton_support = pytest.importorskip("handcraft.kernels.triton_support")
+kernel_generate = pytest.importorskip("handcraft.kernels.cmlpe.kernel_generate")
 
 
 @pytest.fixture
@@ -67,6 +68,29 @@ def test_rounding_is_torchs(dtype):
     out = torch.empty(1024, dtype=dtype)
     _round[(1,)](x, out, SIZE=1024)
     assert torch.equal(out, x.to(dtype))
+
+
+@triton.jit(do_not_specialize=("seed_low", "seed_high", "place"))
+def _words(clip_ptr, out_ptr, seed_low, seed_high, place, CLIPS: tl.constexpr, QUADS: tl.constexpr):
+    clip, quad = tl.arange(0, CLIPS), tl.arange(0, QUADS)
+    w0, w1, w2, w3 = kernel_generate.words(tl.load(clip_ptr + clip), seed_low, seed_high, place, 4 * QUADS)
+    at = out_ptr + (clip[:, None] * QUADS + quad[None, :]) * 4
+    tl.store(at, w0.to(tl.int64))
+    tl.store(at + 1, w1.to(tl.int64))
+    tl.store(at + 2, w2.to(tl.int64))
+    tl.store(at + 3, w3.to(tl.int64))
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not env.backend("triton").available, reason="needs a GPU, or TRITON_INTERPRET=1")
+@pytest.mark.parametrize("seed", [0, 7, 2**31, 2**32 - 1, 2**32, 0xFEDCBA9876543210, 2**64 - 1])
+@pytest.mark.parametrize(("stream", "block"), [(0, 0), (1, 5), (255, 300)])
+def test_random_words_are_equal_bit_for_bit(seed, stream, block):
+    clip_id = torch.tensor([0, 1, -1, 2**31, 2**32 + 5, 2**62 + 3, -(2**63), 2**63 - 1])
+    out = torch.empty(8, 8, 4, dtype=torch.int64)
+    halves = [kernel_generate._signed(half) for half in (seed & 0xFFFFFFFF, seed >> 32)]
+    _words[(1,)](clip_id, out, *halves, kernel_generate._signed(stream << 24 | block << 8), CLIPS=8, QUADS=8)
+    assert torch.equal(out, philox.words(seed, clip_id, stream, block, 8))
 
 
 def test_whole_clips_of_a_tile():
