@@ -10,7 +10,11 @@ def motion_counts(present: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
     present (B,M,J), valid (B,M) bool as there. The counts of a batch are the sums of its parts' counts.
     """
-    seen = present & valid[..., None]  # (B,M,J)
+    return _counts(present & valid[..., None])
+
+
+def _counts(seen: torch.Tensor) -> torch.Tensor:
+    """`motion_counts` of the landmarks (B,M,J) that are seen in a frame that is no padding."""
     both = seen[:, 1:] & seen[:, :-1]
     return torch.stack([mask.sum(-1).count_nonzero() for mask in (seen, both)])  # `any` takes five times as long
 
@@ -41,6 +45,7 @@ def motion_loss(
             f"motion_loss: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, present "
             f"{tuple(present.shape)}, valid {tuple(valid.shape)}; expected (B,M,D) twice, (B,M,J) and (B,M)"
         )
-    norms = motion_norms(prediction, target, present & valid[..., None])  # (B,2,M)
-    counts = motion_counts(present, valid) if counts is None else counts
+    seen = present & valid[..., None]  # (B,M,J)
+    norms = motion_norms(prediction, target, seen)  # (B,2,M)
+    counts = _counts(seen) if counts is None else counts
     return (norms.sum((0, 2)) / counts.clamp(min=1)).sum()

@@ -100,6 +100,13 @@ def call(entry: str, dtype: torch.dtype, **arguments: Tensor | int | float | Non
     found.run(ctypes.addressof(struct))
 
 
+def strided(name: str, x: Tensor) -> dict[str, Tensor | int]:
+    """The fields `name` and `name`_b of a batch whose samples are contiguous, wherever they lie: half of each window,
+    for instance. Copied where they are not."""
+    whole = x if x.numel() and x[0].is_contiguous() else x.contiguous()
+    return {name: whole, f"{name}_b": whole.stride(0)}
+
+
 def supports(entry: str, dtype: torch.dtype) -> bool:
     """Whether the loaded library has an entry for activations of `dtype`."""
     return f"{entry}_{SUFFIX[dtype]}" in library().entries

@@ -5,19 +5,20 @@
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
 
-#define INPUT_FIELDS(POINTER, SIZE)                                                                                    \
-    POINTER(const T, x) POINTER(const Compute<T>, e) POINTER(const Compute<T>, dct)                                    \
+// x: each clip contiguous, x_b apart.
+#define INPUT_FIELDS(POINTER, STRIDED, SIZE)                                                                           \
+    STRIDED(const T, x) SIZE(x_b) POINTER(const Compute<T>, e) POINTER(const Compute<T>, dct)                          \
     POINTER(const Compute<T>, in_weight) POINTER(const Compute<T>, in_bias) POINTER(const Compute<T>, mod_weight)      \
     POINTER(const Compute<T>, mod_bias) POINTER(const Compute<T>, norm_weight) POINTER(const Compute<T>, norm_bias)    \
     POINTER(const Compute<T>, fc_weight) POINTER(const Compute<T>, fc_bias) POINTER(const Compute<T>, out_weight)      \
     POINTER(const Compute<T>, out_bias) SIZE(batch) SIZE(dim) SIZE(frames) SIZE(blocks) SIZE(embedding)
 
-#define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) INPUT_FIELDS(POINTER, SIZE) POINTER(T, y)
+#define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) INPUT_FIELDS(POINTER, STRIDED, SIZE) POINTER(T, y)
 HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
 
 // Gradients, named with a d before. Without dx the last product is left out.
 #define BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                        \
-    INPUT_FIELDS(POINTER, SIZE) POINTER(const T, dy) OPTIONAL(T, dx) POINTER(Compute<T>, de)                           \
+    INPUT_FIELDS(POINTER, STRIDED, SIZE) POINTER(const T, dy) OPTIONAL(T, dx) POINTER(Compute<T>, de)                  \
     POINTER(Compute<T>, din_weight) POINTER(Compute<T>, din_bias) POINTER(Compute<T>, dmod_weight)                     \
     POINTER(Compute<T>, dmod_bias) POINTER(Compute<T>, dnorm_weight) POINTER(Compute<T>, dnorm_bias)                   \
     POINTER(Compute<T>, dfc_weight) POINTER(Compute<T>, dfc_bias) POINTER(Compute<T>, dout_weight)                     \
@@ -46,12 +47,13 @@ struct Frames {
 
     Frames(int64_t dim, Memory<T>& memory) : size(M * dim) { converted = memory.take(same<S, T> ? 0 : clips * size); }
 
-    void read(const S* x, int64_t count) {
+    // step: numbers from a clip to the next.
+    void read(const S* x, int64_t step, int64_t count) {
         for (int64_t clip = 0; clip < count; ++clip) {
             if constexpr (same<S, T>) {
-                of[clip] = x + clip * size;
+                of[clip] = x + clip * step;
             } else {
-                convert<S>(x + clip * size, converted + clip * size, size);
+                convert<S>(x + clip * step, converted + clip * size, size);
                 of[clip] = converted + clip * size;
             }
         }
@@ -80,7 +82,7 @@ void forward(const Forward<S>& a) {
         auto own = in_scratch<ForwardBuffers<S, M>, T>(cmlpe);
         const int64_t first = group * Cmlpe::clips, left = a.batch - first;
         const int64_t count = left < Cmlpe::clips ? left : Cmlpe::clips;
-        own.x.read(a.x + first * M * a.dim, count);
+        own.x.read(a.x + first * a.x_b, a.x_b, count);
         const T* y = cmlpe.forward(own.x.of, a.e + first * a.blocks * a.embedding, count, own.tile);
         for (int64_t clip = 0; clip < count; ++clip) cmlpe.store_frames(y, clip, a.y + (first + clip) * M * a.dim);
     });
@@ -169,8 +171,8 @@ void backward_chunk(const Backward<S>& a, const CmlpeTile<Compute<S>, M>& cmlpe,
         const int64_t count = end - first < clips ? end - first : clips;
         T* const active = own.active + (first - start) * cmlpe.stack.active_step;
         T* const dmod = own.dmod + (first - start) * cmlpe.stack.mod_step;
-        own.x.read(a.x + first * M * a.dim, count);
-        own.dy.read(a.dy + first * M * a.dim, count);
+        own.x.read(a.x + first * a.x_b, a.x_b, count);
+        own.dy.read(a.dy + first * M * a.dim, M * a.dim, count);
         cmlpe.stack.modulate(a.e + first * a.blocks * a.embedding, count, active, own.mod);
         cmlpe.transform(own.x.of, count, own.coefficients);
         cmlpe.map_in(own.coefficients, own.h);

@@ -9,15 +9,16 @@
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
 
-// seen (batch, frames, landmarks), norms (batch, 2, frames), everything else (batch, frames, landmarks * coordinates).
-#define MOTION_INPUTS(POINTER, SIZE)                                                                   \
-    POINTER(const T, prediction) POINTER(const T, target) POINTER(const uint8_t, seen) SIZE(batch) SIZE(frames) \
-    SIZE(landmarks) SIZE(coordinates)
-#define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) MOTION_INPUTS(POINTER, SIZE) POINTER(T, norms)
+// seen (batch, frames, landmarks), norms (batch, 2, frames), everything else (batch, frames, landmarks * coordinates);
+// each clip of the target contiguous, target_b apart.
+#define MOTION_INPUTS(POINTER, STRIDED, SIZE)                                                                      \
+    POINTER(const T, prediction) STRIDED(const T, target) SIZE(target_b) POINTER(const uint8_t, seen) SIZE(batch) \
+    SIZE(frames) SIZE(landmarks) SIZE(coordinates)
+#define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) MOTION_INPUTS(POINTER, STRIDED, SIZE) POINTER(T, norms)
 HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
 
 #define BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) \
-    MOTION_INPUTS(POINTER, SIZE) POINTER(const T, dnorms) POINTER(T, dprediction)
+    MOTION_INPUTS(POINTER, STRIDED, SIZE) POINTER(const T, dnorms) POINTER(T, dprediction)
 HANDCRAFT_ARGUMENTS(Backward, BACKWARD_FIELDS)
 
 // Rows of a clip, each padded to whole registers: the error (0 where not seen) and 1 where it is seen.
@@ -38,6 +39,7 @@ struct Clip {
         for (int64_t m = 0; m < p.frames; ++m) {
             const int64_t at = b * p.frames + m;
             const uint8_t* seen = p.seen + at * p.landmarks;
+            const T *prediction = p.prediction + at * dim, *target = p.target + b * p.target_b + m * dim;
             T* place = mask + m * row;
             if (m > 0 && __builtin_memcmp(seen, seen - p.landmarks, size_t(p.landmarks)) == 0) {
                 for (int64_t d = 0; d < row; d += lanes<T>) store<T>(place + d, load<T>(place - row + d));
@@ -49,7 +51,7 @@ struct Clip {
             }
             for (int64_t d = 0; d < dim; d += lanes<T>) {
                 const int n = int(dim - d < lanes<T> ? dim - d : lanes<T>);
-                const Vec<T> e = load_first<T>(p.prediction + at * dim + d, n) - load_first<T>(p.target + at * dim + d, n);
+                const Vec<T> e = load_first<T>(prediction + d, n) - load_first<T>(target + d, n);
                 store<T>(error + m * row + d, select<T>(load<T>(mask + m * row + d) != T(0), e, Vec<T>{}));
             }
         }

@@ -20,6 +20,7 @@ void forward_states(int64_t n, int64_t length, const T* step, const T* drive, co
     Vec<T> rate[STATES], h[STATES];
     decltype(mixing_of<FIXED_B>(B, n, length)) b[STATES];
     decltype(mixing_of<FIXED_C>(C, n, length)) c[STATES];
+#pragma GCC unroll 4
     for (int j = 0; j < STATES; ++j) {
         rate[j] = load<T>(rates + (n + j) * width);
         h[j] = Vec<T>{};
@@ -29,12 +30,14 @@ void forward_states(int64_t n, int64_t length, const T* step, const T* drive, co
     for (int64_t t = 0; t < length; ++t) {
         const Vec<T> delta = load<T>(step + t * width), x = load<T>(drive + t * width);
         Vec<T> sum = load<T>(y + t * width);
+#pragma GCC unroll 4
         for (int j = 0; j < STATES; ++j) {
             h[j] = scan::advance(scan::decay<Math<T>>(delta, rate[j]), h[j], x, b[j].at(t));
             sum += c[j].at(t) * h[j];
         }
         store<T>(y + t * width, sum);
     }
+#pragma GCC unroll 4
     for (int j = 0; j < STATES; ++j) store<T>(last + (n + j) * width, h[j]);
 }
 

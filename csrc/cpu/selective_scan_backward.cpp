@@ -41,6 +41,7 @@ void backward_states(const Walk<T>& given, int64_t n) {
     Vec<T> rate[STATES], h[STATES], carried[STATES], dA[STATES] = {}, dB[STATES] = {}, dC[STATES] = {};
     decltype(mixing_of<FIXED_B>(w.B, n, w.length)) b[STATES];
     decltype(mixing_of<FIXED_C>(w.C, n, w.length)) c[STATES];
+#pragma GCC unroll 4
     for (int j = 0; j < STATES; ++j) {
         rate[j] = load<T>(w.rates + (n + j) * width);
         carried[j] = load<T>(w.dlast + (n + j) * width);
@@ -53,6 +54,7 @@ void backward_states(const Walk<T>& given, int64_t n) {
         const Vec<T> delta = load<T>(w.step + t * width), x = load<T>(w.drive + t * width);
         const Vec<T> dy = load<T>(w.dy + t * width);
         Vec<T> sum = load<T>(w.y + t * width);
+#pragma GCC unroll 4
         for (int j = 0; j < STATES; ++j) {
             const int64_t at = (t * STATES + j) * width;
             const Vec<T> a = scan::decay<Math<T>>(delta, rate[j]);
@@ -72,6 +74,7 @@ void backward_states(const Walk<T>& given, int64_t n) {
         const Vec<T> delta = load<T>(w.step + t * width), x = load<T>(w.drive + t * width);
         const Vec<T> dy = load<T>(w.dy + t * width);
         Vec<T> ddrive = load<T>(w.ddrive + t * width), pull = load<T>(w.pull + t * width);
+#pragma GCC unroll 4
         for (int j = 0; j < STATES; ++j) {
             const int64_t at = (t * STATES + j) * width;
             const auto r = scan::reverse(carried[j], dy, c[j].at(t), load<T>(w.a + at), load<T>(w.h + at));
@@ -87,6 +90,7 @@ void backward_states(const Walk<T>& given, int64_t n) {
         store<T>(w.ddrive + t * width, ddrive);
         store<T>(w.pull + t * width, pull);
     }
+#pragma GCC unroll 4
     for (int j = 0; j < STATES; ++j) {
         const int64_t at = (n + j) * width;
         store<T>(w.dA + at, load<T>(w.dA + at) + dA[j]);

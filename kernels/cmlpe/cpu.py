@@ -37,7 +37,7 @@ def _inputs(x: Tensor, e: Tensor, parameters: Sequence[Tensor]) -> dict[str, Ten
     dtype = compute_dtype(x)
     batch, frames, dim = x.shape
     return {
-        "x": x.contiguous(),
+        **native.strided("x", x),
         "e": e.to(dtype).contiguous(),
         "dct": dct_matrix(frames, dtype),
         **{name: value.to(dtype).contiguous() for name, value in zip(PARAMETERS, parameters, strict=True)},

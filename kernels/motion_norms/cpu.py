@@ -38,7 +38,7 @@ def _inputs(prediction: Tensor, target: Tensor, seen: Tensor) -> dict[str, Tenso
     batch, frames, landmarks = seen.shape
     return {
         "prediction": prediction.to(dtype).contiguous(),
-        "target": target.to(dtype).contiguous(),
+        **native.strided("target", target.to(dtype)),
         "seen": seen.contiguous().view(torch.uint8),
         "batch": batch,
         "frames": frames,

@@ -92,6 +92,33 @@ def test_a_clip_is_the_same_whatever_its_neighbours(op, dtype):
     assert torch.equal(kept, whole[[0, 1, 3, 4]])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_of_each_window_gives_what_a_copy_gives(dtype):
+    """The context of a training batch, which is a view, is read where it lies."""
+    tensors = tensors_of("cmlpe", 5, 13, 16, dtype)
+    (windows,) = draw((5, 32, 13), seed=4)
+    for half in windows.to(dtype).chunk(2, dim=1):
+        found = []
+        for x in (half, half.contiguous()):
+            inputs = {**tensors, "x": x.detach().requires_grad_()}
+            weight = inputs["params.in_weight"] = tensors["params.in_weight"].clone().requires_grad_()
+            out = CASES["cmlpe"].run(inputs, backend="cpu")
+            found.append((out, *torch.autograd.grad(out.sum(), [inputs["x"], weight])))
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_what_is_read_where_it_lies():
+    windows = torch.zeros(3, 8, 5)
+    half = windows[:, 4:]
+    fields = native.strided("x", half)
+    assert fields["x"] is half
+    assert fields["x_b"] == 40
+    for other in (windows[:, ::2], windows.mT, windows[:0]):
+        copied = native.strided("x", other)
+        assert copied["x"].is_contiguous()
+        assert copied["x_b"] == copied["x"].stride(0)
+
+
 def test_gradients_of_a_batch_of_several_chunks():
     """Chunks are summed in order; the last one is short."""
     check_all("cmlpe", tensors_of("cmlpe", 323, 13, 8), torch.float32)

@@ -48,3 +48,15 @@ def test_what_is_refused():
         motion_norms(prediction, target, seen[:, :5])
     with pytest.raises(ValueError, match=r"D a multiple of J"):
         motion_norms(prediction, target, seen[:, :, :4])
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU library does not run here")
+def test_a_target_that_is_half_of_each_window():
+    prediction, target, seen = example()
+    windows = torch.cat((torch.full_like(target, torch.nan), target), dim=1)
+    found = []
+    for given in (target, windows[:, 6:]):
+        prediction = prediction.detach().requires_grad_()
+        norms = motion_norms(prediction, given, seen, backend="cpu")
+        found.append((norms, *torch.autograd.grad(norms.sum(), prediction)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
