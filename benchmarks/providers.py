@@ -45,7 +45,7 @@ def of_op(op: str, shape: Any, device: str, *, compiled: bool) -> list[str]:
     """
     found = ["loop"] if op == "selective_scan" else []
     found += ["reference", *_backends(op, shape, device)]
-    if compiled and not (op == "selective_scan" and shape.length > LONGEST_COMPILED_LOOP):
+    if compiled and not (op in ("selective_scan", "mamba_block") and shape.length > LONGEST_COMPILED_LOOP):
         found.append("compile")
         if device == "cuda":
             found.append("compile_graph")

@@ -2,7 +2,22 @@
 
 from dataclasses import dataclass
 
-from shapes import Cmlpe, DCTLinear, Disk, Generate, Loading, Mamba, Recording, Scan, Shape, Stack, Step, Video
+from shapes import (
+    Cmlpe,
+    DCTLinear,
+    Disk,
+    Generate,
+    Loading,
+    Mamba,
+    Motion,
+    Recording,
+    Scan,
+    Shape,
+    Stack,
+    Step,
+    Video,
+    Windows,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,13 @@ CPU = {
         *(Row(Scan(64, dim=dim), full=True) for dim in (64, 256, 512)),
     ),
     "mamba_block forward": (Row(Mamba(64)),),
-    "mamba_block training": (Row(Mamba(64)), Row(Mamba(64, width=512), full=True)),
+    "mamba_block training": (
+        Row(Mamba(64)),
+        *(Row(Mamba(64, length=length), full=True) for length in (9, 17, 65, 129, 513)),
+        *(Row(Mamba(64, width), full=True) for width in (128, 256, 512, 1024)),
+    ),
+    "motion_norms training": (Row(Motion(1024)),),
+    "clip_windows forward": (Row(Windows(1024, 32)),),
     "step training": (
         Row(Step("cmlpe", 1024), compiled=True),
         Row(Step("transformer_sl", 64), compiled=True),
@@ -104,6 +125,8 @@ CUDA = {
     "step training": (Row(Step("cmlpe", 1024)), Row(Step("transformer_sl", 2048)), Row(Step("mamba_sl", 2048))),
     "disk forward": (),
     "loading forward": (),
+    "motion_norms training": (),
+    "clip_windows forward": (),
     "online training": (),
     "recognise forward": (),
     "extract forward": (),

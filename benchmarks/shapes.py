@@ -165,6 +165,50 @@ class Generate(Cmlpe):
 
 
 @dataclass(frozen=True)
+class Motion(Shape):
+    """Windows (B,M,D) of landmarks in space: those of `motion_norms`, and of `clip_windows`."""
+
+    batch: int
+    frames: int = 16
+    dim: int = 180
+    dtype: str = "float32"
+    COORDINATES = 3
+
+    @property
+    def landmarks(self) -> int:
+        return self.dim // self.COORDINATES
+
+    def label(self) -> str:
+        return _label("B M D", self.batch, self.frames, self.dim)
+
+    def sizes(self) -> dict[str, int]:
+        return {"M": self.frames, "D": self.dim}
+
+    def work(self, mode: str) -> Work:
+        """Forward: errors, their changes and both squares. Training reads everything twice, and each error's gradient
+        comes from its own frame and from the changes before and after it."""
+        x, ends = self.batch * self.frames * self.dim, 2 * 4 * self.batch * self.frames
+        read = 2 * WIDTH[self.dtype] * x + x // self.COORDINATES
+        if mode == "forward":
+            return Work(read + ends, 0, 4 * x)
+        return Work(2 * read + 2 * ends + WIDTH[self.dtype] * x, 0, 11 * x)
+
+
+@dataclass(frozen=True)
+class Windows(Motion):
+    """Windows of clips whose frames are read once, although two make one."""
+
+    def label(self) -> str:
+        return _label("B W D", self.batch, self.frames, self.dim)
+
+    def work(self, mode: str) -> Work:
+        """Between two frames, turned, standardised: two each."""
+        x = self.batch * self.frames * self.dim
+        rows = self.batch * self.frames * (2 * 8 + 4) + 12 * self.batch
+        return Work((WIDTH[self.dtype] + 4) * x + rows + 8 * self.dim, 0, 6 * x)
+
+
+@dataclass(frozen=True)
 class Scan(Shape):
     """Mamba-1 scan with D, z, bias and softplus: u, delta, z (B,D,L), B and C (B,N,L)."""
 

@@ -31,12 +31,12 @@ def resources(report):
     return {name: tuple(map(int, numbers)) for name, *numbers in KERNEL.findall(report)}
 
 
-def check(report, form, warps, where):
+def check(report, form, warps, where, note):
     kernels = resources(report)
     assert kernels.keys() == {"scan_forward", "scan_backward", "scan_finish"}, report
     for name, (*memory, registers) in kernels.items():
         spills = sum(memory[1:])
-        print(f"{where} {form} {warps} warps {name}: {registers} registers, {spills} bytes of spills")
+        note("note", f"{where} {form} {warps} warps {name}: {registers} registers, {spills} bytes of spills")
     for name, (*memory, _) in kernels.items():
         assert memory == [0, 0, 0], f"{name} keeps {memory} bytes in local memory: {where} {form}"
     # a multiprocessor has 65,536 registers, given to warps in pieces of 256
@@ -59,34 +59,34 @@ def cache(tmp_path, monkeypatch):
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_scan_compiles_without_spills(arch, cache):
+def test_the_scan_compiles_without_spills(arch, cache, record_property):
     report = io.StringIO()
     assert nvrtc.compile_source(SCAN.source(4), arch, report)[:4] == b"\x7fELF"
-    check(report.getvalue(), SCAN, 4, f"NVRTC {found.version} {arch}")
+    check(report.getvalue(), SCAN, 4, f"NVRTC {found.version} {arch}", record_property)
 
 
 @pytest.mark.skipif(not os.environ.get("HANDCRAFT_EVERY_FORM"), reason="takes minutes: HANDCRAFT_EVERY_FORM=1 runs it")
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_form_of_the_scan_compiles_without_spills(arch, cache):
+def test_every_form_of_the_scan_compiles_without_spills(arch, cache, record_property):
     for dtype, state in itertools.product((torch.float32, torch.bfloat16), (4, 8, 16, 32, 128)):
         for gated, fixed_B, fixed_C in itertools.product((False, True), repeat=3):
             form = cuda.Form(dtype, state, gated, fixed_B, fixed_C)
             for warps in (1, 4):
                 report = io.StringIO()
                 nvrtc.compile_source(form.source(warps), arch, report)
-                check(report.getvalue(), form, warps, f"NVRTC {found.version} {arch}")
+                check(report.getvalue(), form, warps, f"NVRTC {found.version} {arch}", record_property)
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_the_scan_compiles_with_nvcc(tmp_path):
+def test_the_scan_compiles_with_nvcc(tmp_path, record_property):
     source = SCAN.source(4)
     macros = [f"-D{name}={value}" for name, value in source.macros]
     command = ["nvcc", "-arch=sm_90", "-std=c++17", "-cubin", "-Xptxas", "-v", "-Werror", "all-warnings", *macros]
     command += [str(source.path), "-o", str(tmp_path / "scan.cubin")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    check(done.stderr, SCAN, 4, "nvcc sm_90")
+    check(done.stderr, SCAN, 4, "nvcc sm_90", record_property)
 
 
 @needs_nvrtc
