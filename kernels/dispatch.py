@@ -129,7 +129,8 @@ def select(op: str, backend: str, first: Tensor, **shape: int) -> str:
 
     Args:
         op: a name of `OPS`.
-        backend: what the caller asked for, a name of `BACKENDS`; HANDCRAFT_BACKEND in the environment overrides it.
+        backend: what the caller asked for, a name of `BACKENDS`; HANDCRAFT_BACKEND in the environment overrides it. The
+            variable may hold several, separated by commas: the first that serves the call runs it.
         first: the op's first argument (its device and dtype count).
         shape: the op's sizes by the letters of the design.
 
@@ -140,29 +141,35 @@ def select(op: str, backend: str, first: Tensor, **shape: int) -> str:
         ValueError: a name that is no backend.
         BackendError: a backend asked for by name that cannot run here or does not serve this call.
     """
-    asked = os.environ.get(VARIABLE) or backend
-    if asked not in BACKENDS:
-        where = f"the environment variable {VARIABLE}" if asked != backend else "backend"
-        raise ValueError(f"{op}: {where} is {asked!r}, expected one of {', '.join(BACKENDS)}")
+    forced = os.environ.get(VARIABLE)
+    names = tuple(forced.split(",")) if forced else (backend,)
+    for asked in names:
+        if asked not in BACKENDS:
+            where = f"the environment variable {VARIABLE}" if forced else "backend"
+            raise ValueError(f"{op}: {where} is {forced or backend!r}, expected one of {', '.join(BACKENDS)}")
     device, dtype = first.device.type, first.dtype
     rules = tuple(rule for rule in RULES if rule.op == op)
-    if asked == "auto":
-        chosen = _automatic(rules, device, dtype, shape)
-        if not torch.compiler.is_compiling():
-            _announce(op, chosen, device, dtype)
-        return chosen
+    for asked in names:
+        if asked == "auto":
+            chosen = _automatic(rules, device, dtype, shape)
+            if not torch.compiler.is_compiling():
+                _announce(op, chosen, device, dtype)
+            return chosen
+        if _runs(asked) and any(rule.backend == asked and rule.misfit(device, dtype, shape) is None for rule in rules):
+            return asked
+    raise BackendError("; ".join(_refusal(op, asked, rules, device, dtype, shape) for asked in names))
+
+
+def _refusal(op: str, asked: str, rules: tuple[Rule, ...], device: str, dtype: torch.dtype, shape: Shape) -> str:
+    """Why a backend asked for by name does not run a call, in words."""
     mine = tuple(rule for rule in rules if rule.backend == asked)
     if not mine:
         others = ", ".join(dict.fromkeys(rule.backend for rule in rules))
-        raise BackendError(
-            f"{op}: backend {asked!r} is not implemented in this version, only {others} is{_availability(asked)}"
-        )
+        return f"{op}: backend {asked!r} is not implemented in this version, only {others} is{_availability(asked)}"
     if not _runs(asked):
-        raise BackendError(f"{op}: backend {asked!r} cannot run here{_availability(asked)}")
-    reasons = [rule.misfit(device, dtype, shape) for rule in mine]
-    if None not in reasons:
-        raise BackendError(f"{op}: backend {asked!r} does not serve this call: {'; '.join(reasons)}")
-    return asked
+        return f"{op}: backend {asked!r} cannot run here{_availability(asked)}"
+    reasons = (rule.misfit(device, dtype, shape) for rule in mine)
+    return f"{op}: backend {asked!r} does not serve this call: {'; '.join(reasons)}"
 
 
 def _automatic(rules: tuple[Rule, ...], device: str, dtype: torch.dtype, shape: Shape) -> str:

@@ -112,6 +112,22 @@ def test_the_environment_forces_a_backend_everywhere(monkeypatch):
     dct_linear(X, WEIGHT)
 
 
+def test_the_environment_may_name_several_backends(monkeypatch, triton_runs):
+    """The first that serves the call runs it, so that ops that one of them lacks do not stop a whole model."""
+    table(monkeypatch, rule(condition=lambda shape: shape["T"] <= 128, wanted="T <= 128"))
+    monkeypatch.setenv(dispatch.VARIABLE, "mamba_ssm,triton,reference")
+    assert select(T=128) == "triton"
+    assert select("reference", T=129) == "reference"
+    monkeypatch.setenv(dispatch.VARIABLE, "mamba_ssm,triton")
+    with pytest.raises(BackendError, match=r"'mamba_ssm' is not implemented in this version.*; .*it takes T <= 128"):
+        select(T=129)
+    monkeypatch.setenv(dispatch.VARIABLE, "mamba_ssm,auto")
+    assert select(T=129) == "reference"
+    monkeypatch.setenv(dispatch.VARIABLE, "triton, cuda")
+    with pytest.raises(ValueError, match="HANDCRAFT_BACKEND is 'triton, cuda', expected one of auto"):
+        select()
+
+
 def test_auto_says_once_what_it_picked(caplog):
     dispatch._announce.cache_clear()
     with caplog.at_level(logging.INFO, logger="handcraft.kernels"):
