@@ -47,3 +47,20 @@ def test_the_doctor_compares_every_kernel_with_the_reference():
     assert {check.op for check in checks} == {rule.op for rule in dispatch.RULES if rule.backend == "triton"}
     for check in checks:
         assert check.ok, check
+
+
+def test_the_doctor_runs_every_kernel():
+    pytest.importorskip("rich")
+    from handcraft import doctor
+    from handcraft.kernels import triton_support
+    from handcraft.kernels.adaln_mlp import kernel as adaln
+    from handcraft.kernels.cmlpe import kernel as cmlpe
+    from handcraft.kernels.cmlpe import kernel_generate
+    from handcraft.kernels.dct_linear import kernel as dct
+    from handcraft.kernels.dct_linear import kernel_gradient
+
+    modules = adaln, cmlpe, kernel_generate, dct, kernel_gradient
+    kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+    with triton_support.recording() as found:
+        doctor.self_check()
+    assert {launch.kernel.__name__ for launch in found} == kernels
