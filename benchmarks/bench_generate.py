@@ -21,7 +21,7 @@ from handcraft.kernels import cmlpe_generate
 from handcraft.synthesis import Synthesizer, sources
 
 SOURCES = 5 * CLASSES
-BATCH = 1024
+BATCH = 2048
 """Clips made at a time in memory, as `handcraft generate` makes them."""
 VARIED = AugmentConfig(rotation=20, scale=0.25, subwindow=0.7)
 """As in the recipe `small`."""

@@ -68,7 +68,12 @@ CPU = {
         Row(Step("transformer_sl", 64), compiled=True),
         Row(Step("mamba_sl", 64), compiled=True),
     ),
-    "disk forward": (Row(Disk(8192)), Row(Disk(8192, varied=True)), Row(Disk(32768), full=True)),
+    "disk forward": (
+        Row(Disk(8192)),
+        Row(Disk(8192, varied=True)),
+        Row(Disk(1 << 16), full=True),  # in which a store's beginning and end, when not all threads work, count little
+        Row(Disk(1 << 16, varied=True), full=True),
+    ),
     "loading forward": (
         Row(Loading(128, "wrap")),
         Row(Loading(128, "resample")),

@@ -16,7 +16,7 @@ def generate(
     per_class: int | None = None,
     total: int | None = None,
     seed: int = 0,
-    batch: int = 1024,
+    batch: int = 2048,
     missing: Literal["source", "none"] = "source",
     vary: bool = True,
     gate: tuple[str, ...] = (),

@@ -29,7 +29,8 @@ def make_card(path: Path | str) -> dict[str, Any]:
     manifest's source); seed; generator (None for recorded clips); format; size (bytes on disk, seconds where the frame
     rate is known); classes (name -> split -> clips, "" = no split); detection (by part: share of frames in which it was
     seen, and of its landmarks); splits (clips, classes, groups and `split_hash` of each); hashes (of all clips, and the
-    SHA-256 of each file); problems and notes of `check_store`; sources (of every synthetic clip: clip, source, digest).
+    SHA-256 of each file); problems and notes of `check_store`; sources (each clip that synthetic ones
+    come from: source, digest, and the ids of those clips).
     `DataError` if the store cannot be opened.
     """
     found, store = check_store(path), Store(path)
@@ -183,15 +184,15 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _sources(store: Store) -> list[dict[str, str]]:
-    """The source of every clip that names one, in the store's order."""
-    found = []
+def _sources(store: Store) -> list[dict[str, Any]]:
+    """The clips that others name as their source, each with those: a text a clip, as there may be a million of them."""
+    found: dict[tuple[str, str], list[str]] = {}
     for clip, id in enumerate(store.ids.tolist()):
         made_from = store.provenance_of(clip)
         if "source" in made_from:
-            source, digest = str(made_from["source"]), str(made_from.get("source_digest", ""))
-            found.append({"clip": id, "source": source, "digest": digest})
-    return found
+            source = str(made_from["source"]), str(made_from.get("source_digest", ""))
+            found.setdefault(source, []).append(id)
+    return [{"source": source, "digest": digest, "clips": clips} for (source, digest), clips in found.items()]
 
 
 def _generator(store: Store) -> dict[str, Any]:
@@ -206,13 +207,15 @@ def _generator_lines(card: dict[str, Any]) -> list[str]:
     """What the synthetic clips were generated from; nothing for recorded ones."""
     if card["generator"] is None:
         return []
-    sources = Counter(entry["source"] for entry in card["sources"])
-    seen, unnamed = card["generator"]["seen_clips"], card["size"]["clips"] - len(card["sources"])
-    most = sources.most_common(SHOWN_SOURCES)
+    sources: Counter[str] = Counter()
+    for entry in card["sources"]:
+        sources[entry["source"]] += len(entry["clips"])
+    seen, named = card["generator"]["seen_clips"], sources.total()
+    most, unnamed = sources.most_common(SHOWN_SOURCES), card["size"]["clips"] - named
     return [
         "## Source clips",
         "",
-        f"{len(card['sources']):,} synthetic clips come from {len(sources):,} recorded ones, "
+        f"{named:,} synthetic clips come from {len(sources):,} recorded ones, "
         f"{min(sources.values()):,} to {max(sources.values()):,} from each"
         + (f"; {unnamed:,} clips name no source" if unnamed else "")
         + f". Their generators were trained on {seen['clips']:,} clips (hash {seen['hash']}), so nothing that learns "

@@ -41,8 +41,8 @@ class FrameFile:
         self._hash = hashlib.sha256()
         room = np.empty(_STAGE + _ALIGNED, np.uint8)
         begin = -room.ctypes.data % _ALIGNED
-        self._stage, self._staged = memoryview(room)[begin : begin + _STAGE], 0
-        self._take(memoryview(self._head))
+        self._stage, self._staged = room[begin : begin + _STAGE], 0
+        self._take(np.frombuffer(self._head, np.uint8))
 
     def _open(self) -> io.FileIO:
         return open(self.path, "xb", buffering=0, opener=lambda path, flags: os.open(path, flags | self._direct, 0o666))
@@ -56,21 +56,21 @@ class FrameFile:
 
     def append(self, frames: np.ndarray) -> None:
         """Add contiguous frames (..., J, C) of the file's dtype."""
-        self._take(memoryview(frames).cast("B"))
+        self._take(frames.reshape(-1).view(np.uint8))
         self.rows += frames.size // (self._points[0] * self._points[1])
 
-    def _take(self, content: memoryview) -> None:
-        while content:
-            some = content[: _STAGE - self._staged]
+    def _take(self, content: np.ndarray) -> None:
+        while len(content):
+            some = content[: len(self._stage) - self._staged]
             self._stage[self._staged : self._staged + len(some)] = some
             self._staged += len(some)
             content = content[len(some) :]
-            if self._staged == _STAGE:
+            if self._staged == len(self._stage):
                 self._flush()
 
     def _flush(self) -> None:
         """Hash what is staged, while it is in a core's cache, and write it."""
-        left, self._staged = self._stage[: self._staged], 0
+        left, self._staged = memoryview(self._stage[: self._staged]), 0
         if self._expected:
             self._hash.update(left)
         while left:

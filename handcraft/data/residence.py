@@ -38,9 +38,10 @@ def open_clips(store: Store | Path | str, preprocess: PreprocessConfig, residenc
     """The clips of a store as `load_clips` gives them, with their frames in memory or mapped from files.
 
     auto: in memory where they take at most half of what is free, as float32 or as they are stored, else mapped; the log
-    says so. memory, mapped: there, and nowhere nearer to the device that trains (see `place`). Mapped frames of a
-    centred store are the store's own files. Those of a raw store are preprocessed once, into a file that is named by
-    what it was made from, in `cache_folder()`.
+    says so. memory, mapped: there, and nowhere nearer to the device that trains (see `place`); only windows that need
+    but be copied are laid out on it, from either, where they take little of its memory (`handcraft.data.ready`). Mapped
+    frames of a centred store are the store's own files. Those of a raw store are preprocessed once, into a file that is
+    named by what it was made from, in `cache_folder()`; of several processes one makes it.
     """
     if residence not in ("auto", "memory", "mapped"):
         raise ConfigError(f"residence is {residence!r}; expected auto, memory or mapped")

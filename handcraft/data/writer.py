@@ -296,8 +296,8 @@ class StoreWriter:
             self._close_part()
         if not self._parts:
             raise DataError(f"{self.path}: no clip was added, so there is no store to write")
-        hashes = np.concatenate(self._id_hashes)
-        if len(np.unique(hashes)) != len(hashes):
+        hashes = np.sort(np.concatenate(self._id_hashes))
+        if (hashes[1:] == hashes[:-1]).any():
             raise DataError(f"{self.path}: at least two clips have the same id; ids must differ within a store")
         hashes = {split: split_hash(np.concatenate(found)) for split, found in sorted(self._digests.items())}
         parts = tuple(self._parts[number] for number in sorted(self._parts))

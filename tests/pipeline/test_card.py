@@ -120,7 +120,7 @@ def test_a_synthetic_store_names_the_source_of_every_clip(tmp_path):
     found = make_card(generated(tmp_path / "made", stage="centred", preprocessing="preprocess/1", dtype="f2"))
     assert (found["kind"], found["seed"]) == ("synthetic", 3)
     assert found["sources"] == [
-        {"clip": f"c{i}", "source": f"r{i // 2 * 2}", "digest": "00000000000000aa"} for i in range(4)
+        {"source": f"r{i}", "digest": "00000000000000aa", "clips": [f"c{i}", f"c{i + 1}"]} for i in (0, 2)
     ]
     assert found["generator"] == {
         "forward": "f" * 64,
@@ -148,7 +148,7 @@ def test_the_markdown_of_a_large_store_is_short(tmp_path, monkeypatch):
     assert [name for name in names if rows_of(text, name)] == ["sign00", "sign01", "sign07", "sign08"]
     assert "The 2 largest and the 2 smallest" in text
     assert [name for name in (f"r{i}" for i in range(7)) if rows_of(text, name)] == ["r0", "r1"]
-    assert (len(found["classes"]), len(found["sources"])) == (9, 20)
+    assert (len(found["classes"]), sum(len(entry["clips"]) for entry in found["sources"])) == (9, 20)
 
 
 def test_foreign_text_is_shown_as_it_is(tmp_path):

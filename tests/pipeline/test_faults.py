@@ -1,5 +1,5 @@
 """What happens to generating, importing and the main job: killed at random moments, SIGTERM, a full disk, a folder that
-cannot be written to, two calls on one folder, an altered part, infinite numbers. For training see `test_resume`.
+cannot be written to, two calls on one folder, an altered part, numbers that are none. For training see `test_resume`.
 """
 
 import codecs
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from killing import Forked, readable_to_all, wait_for
 from small_clips import small_clips
 from tiny_recipe import arrays, write_recipe, write_toy
@@ -22,6 +23,8 @@ from twins import twin
 import handcraft.generate as generation
 from handcraft import cli, files, run
 from handcraft.data import arrays as importing
+from handcraft.data.check import check_store
+from handcraft.data.clips import load_clips
 from handcraft.data.part import PartFiles
 from handcraft.data.store import Store
 from handcraft.errors import DataError, HandcraftError, TrainingError
@@ -300,10 +303,32 @@ def test_an_altered_part_is_named_before_anything_is_trained(tmp_path, job):
     Store(toy).verify()
 
 
-def test_infinite_numbers_are_refused_by_the_clips_name(tmp_path):
+def test_numbers_that_are_no_coordinates_are_refused_by_the_clips_name(tmp_path):
+    """Infinite ones, and clips that are NaN throughout; a NaN beside numbers makes its landmark a missing one."""
+    names = np.array([f"clip-{i}" for i in range(len(arrays()["y"]))])
+
+    def refused(change, message):
+        found = arrays()
+        change(found)
+        np.savez(tmp_path / "a.npz", **found, clip_id=names)
+        with pytest.raises(DataError, match=message):
+            importing.import_arrays(tmp_path / "a.npz", tmp_path / "store")
+        assert not (tmp_path / "store").exists()
+
+    def infinite(found):
+        found["pose"][5, 3, 0, 0] = np.inf
+
+    def nothing(found):
+        for name in ("pose", "left_hand", "right_hand"):
+            found[name][7] = np.nan
+
+    refused(infinite, "clip-5")
+    refused(nothing, "no landmark in any frame: clip-7")
     found = arrays()
-    found["pose"][5, 3, 0, 0] = np.inf
-    np.savez(tmp_path / "a.npz", **found, clip_id=np.array([f"clip-{i}" for i in range(len(found["y"]))]))
-    with pytest.raises(DataError, match="clip-5"):
-        importing.import_arrays(tmp_path / "a.npz", tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+    found["pose"][5, 3, 14, 0] = np.nan
+    np.savez(tmp_path / "a.npz", **found, clip_id=names)
+    importing.import_arrays(tmp_path / "a.npz", tmp_path / "store")
+    assert any("missing by half: clip-5" in problem for problem in check_store(tmp_path / "store").problems)
+    clips = load_clips(tmp_path / "store", load_recipe(write_recipe(tmp_path)).preprocess)
+    halves = clips.frames.isnan()
+    assert torch.equal(halves.any(2), halves.all(2))

@@ -1,5 +1,6 @@
 """Generation: which clip comes from where, byte for byte, whatever the batch; and what is refused."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,16 +13,18 @@ import torch
 from small_clips import RECIPES, small_clips
 from twins import classifier, twin
 
+import handcraft
 from handcraft.checkpoint import save
 from handcraft.config import AugmentConfig, PreprocessConfig, WindowConfig
+from handcraft.data import frame_file
 from handcraft.data.augment import augment, sub_windows
 from handcraft.data.clips import load_clips
 from handcraft.data.statistics import Statistics
-from handcraft.data.store import hex_digests
+from handcraft.data.store import hex_digests, split_hash
 from handcraft.data.window import windows
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.generate import generate
-from handcraft.kernels import cmlpe_generate, philox
+from handcraft.kernels import cmlpe_generate, dispatch, philox
 from handcraft.synthesis import sources
 
 
@@ -82,6 +85,67 @@ def test_a_clip_is_both_halves_of_its_source_generated_with_its_class(clips, twi
         expected = forward.statistics.unstandardise(torch.cat(halves, 1).unflatten(-1, (48, 2)))[0]
         np.testing.assert_allclose(store.landmarks(i), expected.numpy(), rtol=2e-3, atol=2e-3)
         assert (expected - window[0]).abs().nanmedian() > 0.01, "the clip is no copy of its source"
+
+
+def test_digests_are_of_what_decides_a_clip(clips, twins, tmp_path):
+    def store(name, total=9, **options):
+        return generate(*twins, clips, tmp_path / name, total=total, **({"seed": 5} | options))
+
+    large = store("large", 30)
+    assert len(set(large.digests.tolist())) == 30
+    for name, total, batch in (("small", 9, 2), ("again", 9, 9)):
+        assert store(name, total, batch=batch).digests.tolist() == large.digests[:9].tolist()
+    named = {
+        "forward": twins[0].sha256,
+        "reversed": twins[1].sha256,
+        "seed": 5,
+        "noise": twins[0].config.noise,
+        "missing": "source",
+        "vary": True,
+        "source_clips": split_hash(clips.digest),
+        "device": "cpu",
+        "backend": dispatch.select("cmlpe_generate", "auto", torch.empty(0), M=8, D=96),
+        "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
+    }
+    assert {name: large.manifest.source[name] for name in named} == named
+    text = json.dumps(named, sort_keys=True, separators=(",", ":")).encode() + (7).to_bytes(8, "little")
+    assert int(large.digests[7]) == int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
+    for options in ({"seed": 6}, {"missing": "none"}, {"vary": False}):
+        other = store("-".join(options), **options)
+        assert not set(other.digests.tolist()) & set(large.digests.tolist())
+
+
+def test_clips_without_anything_random_have_the_digest_of_their_source(clips, tmp_path):
+    recipe = replace(RECIPES["cmlpe"], model=replace(RECIPES["cmlpe"].model, noise=0.0))
+    twins = [twin(clips, reverse=reverse, recipe=recipe) for reverse in (False, True)]
+    store = generate(*twins, clips, tmp_path / "s", total=60, seed=1, vary=False)
+    content = [store.landmarks(i).tobytes() for i in range(60)]
+    assert len(set(content)) < 60
+    for i in range(60):
+        for k in range(i):
+            assert (store.digests[i] == store.digests[k]) == (content[i] == content[k])
+
+
+def test_a_store_is_not_continued_by_another_backend(clips, twins, tmp_path, monkeypatch):
+    """Its bytes differ in rounding, so the store would be neither this one's nor the other's."""
+    options = {"total": 30, "seed": 5, "shards": 3}
+    if dispatch.select("cmlpe_generate", "auto", torch.empty(0), M=8, D=96) == "reference":
+        pytest.skip("there is no other backend here")
+    generate(*twins, clips, tmp_path / "s", shard=0, **options)
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    with pytest.raises(DataError, match=r'other settings: backend was "cpu", now it is "reference"; go on with those'):
+        generate(*twins, clips, tmp_path / "s", shard=1, **options)
+
+
+def test_parts_of_known_size_are_not_read_again(tmp_path, monkeypatch):
+    """Also where clips are as long as their sources, for which those must be looked up."""
+    clips, read = small_clips(lengths=(10, 20)), []
+    monkeypatch.setattr(frame_file, "sha256_file", lambda path: read.append(path) or "0" * 64)
+    recipe = replace(RECIPES["cmlpe"], window=replace(RECIPES["cmlpe"].window, mode="wrap"))
+    twins = [twin(clips, reverse=reverse, recipe=recipe) for reverse in (False, True)]
+    store = generate(*twins, clips, tmp_path / "s", total=30, shards=2)
+    assert len(set(store.frames.tolist())) > 1
+    assert not read
 
 
 def test_sources_are_varied_as_the_generators_training_was(clips, tmp_path):
