@@ -8,6 +8,7 @@ from handcraft.data.clips import Clips, load_clips
 from handcraft.data.preprocess import from_signature
 from handcraft.data.residence import Residence, open_clips
 from handcraft.data.store import Store
+from handcraft.distributed import on_first
 from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.match import GENERATORS, classifier_folder
@@ -48,7 +49,7 @@ def training_data(
     if not 0 <= seed < 1 << 63:
         raise ConfigError(f"--seed is {seed}; expected 0 to 2^63 - 1")
     opened = Store(store)
-    opened.verify()
+    on_first(opened.verify)
     clips = open_clips(opened, recipe.preprocess, residence)
     if unlabelled:
         return without_labels(clips, seed)

@@ -17,6 +17,7 @@ from handcraft.data.clips import Clips
 from handcraft.data.residence import Residence, open_clips
 from handcraft.data.statistics import Statistics, authors, compute
 from handcraft.data.store import Store
+from handcraft.distributed import on_first
 from handcraft.engine import Trained, train
 from handcraft.errors import ConfigError, DataError
 from handcraft.match import require_data, require_unseen
@@ -119,7 +120,7 @@ def pretrain_classifier(
             f"{synthetic.path}: names no clip that a generator has seen, so it is no store of synthetic clips; make "
             "one with `handcraft generate`"
         )
-    synthetic.verify()
+    on_first(synthetic.verify)
     test = data.clips.subset(data.part.test)
     require_unseen(synthetic.manifest.seen_clips, test, f"the generators of {synthetic.path}")
     if tuple(synthetic.classes) != data.clips.classes:
