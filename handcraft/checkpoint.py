@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import handcraft
-from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig
+from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig, completed
 from handcraft.data.manifest import is_digest, is_text
 from handcraft.data.preprocess import signature
 from handcraft.data.statistics import Statistics
@@ -35,8 +35,6 @@ from handcraft.recipe import check_input
 from handcraft.state_file import load_state, save_state
 
 FORMAT_VERSION = 2
-_SINCE_2 = {"accumulate", "precision", "compile", "cuda_graph", "ema", "device"}
-"""Fields of `TrainConfig` that version 1 does not have: what trained then had their defaults."""
 WEIGHTS, CONFIG, RESUME, BEST = "model.safetensors", "config.json", "resume.safetensors", "best.json"
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -208,7 +206,7 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
     if type(found) is not int or not 1 <= found <= FORMAT_VERSION:
         raise CheckpointError(f"{file}: format version {found!r:.20}; this handcraft reads 1 to {FORMAT_VERSION}")
     if found == 1:
-        value = {"generators": [], **value, "train": upgraded(value.get("train"))}
+        value = {"generators": [], **value}
     if not isinstance(value.get("kind"), str) or value["kind"] not in MODELS:
         raise CheckpointError(f"{file}: kind {value.get('kind')!r}; known: {', '.join(MODELS)}")
     plain = _plain_fields(value, file)
@@ -266,14 +264,6 @@ def verify(folder: Path | str) -> None:
     sums = value.get("sha256") if isinstance(value, dict) else None
     for name in (WEIGHTS, RESUME):
         _verify(folder / name, sums.get(name) if isinstance(sums, dict) else None)
-
-
-def upgraded(train: Any) -> Any:
-    """A `TrainConfig` as version 1 wrote it, with the fields that came later; anything else as it is."""
-    if not isinstance(train, dict) or train.keys() & _SINCE_2:
-        return train
-    defaults = asdict(TrainConfig())
-    return train | {name: defaults[name] for name in _SINCE_2}
 
 
 def load_resume(folder: Path | str) -> dict:
@@ -374,8 +364,10 @@ def _typed(value: dict, name: str, kind: type, file: Path) -> Any:
 
 
 def _dataclass(kind: type, value: Any, file: Path) -> Any:
-    """Rebuild a frozen config from its JSON object; unknown, missing and wrongly typed fields are errors."""
+    """Rebuild a frozen config from its JSON object; unknown, missing and wrongly typed fields are errors, but fields
+    that came later may be missing."""
     assert is_dataclass(kind)
+    value = completed(kind, value)
     names = {field.name for field in fields(kind)}
     if not isinstance(value, dict) or value.keys() != names:
         found = sorted(value) if isinstance(value, dict) else value

@@ -4,8 +4,22 @@ as JSON beside the weights, given as YAML in a recipe, and overridden field by f
 The models' own configs live here too, since a checkpoint rebuilds its model from one of them.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+LATER = {
+    *("accumulate", "precision", "compile", "cuda_graph", "ema", "device"),
+    *("missing", "shear", "jitter", "drop_hand", "mirror", "velocity"),
+}
+"""Fields that came after the first checkpoints: what lacks them was made as their defaults say."""
+
+
+def completed(kind: type, value: Any) -> Any:
+    """The plain values of a config that may have been written before the last of its fields came, with these;
+    anything but a dict as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {field.name: field.default for field in fields(kind) if field.name in LATER} | value
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from handcraft import checkpoint as checkpoints
+from handcraft.config import AugmentConfig, TrainConfig, completed
 from handcraft.errors import CheckpointError, TrainingError
 from handcraft.locks import held
+from handcraft.models import MODELS
 from handcraft.words import some
 
 logger = logging.getLogger("handcraft")
@@ -67,12 +69,13 @@ def read(folder: Path) -> dict:
     state = checkpoints.load_resume(folder)
     if isinstance(state.get("random"), torch.Tensor):  # version 1: one process, no moving average
         state |= {"random": [{"cpu": state["random"], "cuda": None}], "weights": None}
-        if isinstance(state.get("fingerprint"), dict):
-            train = checkpoints.upgraded(state["fingerprint"].get("train"))
-            state["fingerprint"] = state["fingerprint"] | {"train": train}
     for name, kinds in _STATE.items():
         if not isinstance(state.get(name), kinds):
             raise CheckpointError(f"{folder}: the state to resume from has no usable {name!r}; {REMEDY}")
+    saved = state["fingerprint"]
+    if saved.get("kind") in MODELS:
+        kinds = {"model": MODELS[saved["kind"]][0], "train": TrainConfig, "augment": AugmentConfig}
+        state["fingerprint"] = saved | {name: completed(kind, saved.get(name)) for name, kind in kinds.items()}
     if state["best_step"] not in checkpoints.list_steps(folder.parent):
         raise CheckpointError(f"{folder}: the best checkpoint, step {state['best_step']}, is not there; {REMEDY}")
     return state

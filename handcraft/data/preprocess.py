@@ -17,13 +17,15 @@ from itertools import pairwise
 import numpy as np
 from scipy.signal import savgol_filter
 
-from handcraft.config import PreprocessConfig
+from handcraft.config import LATER, PreprocessConfig
 from handcraft.errors import ConfigError, DataError
 from handcraft.layouts import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, Layout
 from handcraft.layouts import layout as find_layout
 
 VERSION = 1  # raise it whenever the same config would give other numbers: stores made before are then refused
-_LATER = {"missing": "keep"}  # fields that came later, with the value that changes nothing: named only where another
+_LATER = {  # named in a signature only where they are not as they were before they came
+    field.name: field.default for field in fields(PreprocessConfig) if field.name in LATER
+}
 _NARROWEST = 1e-6  # shoulder width below which dividing by it is meaningless, in units of the frame's height
 _LONGEST_CACHED = 128  # frames; longer runs are filtered directly, since the cached matrix grows with the square
 

@@ -22,8 +22,15 @@ from tiny_recipe import run_cli
 
 from handcraft import checkpoint as checkpoints
 from handcraft import cli
-from handcraft.checkpoint import _SINCE_2, load
-from handcraft.config import TrainConfig
+from handcraft.checkpoint import load
+from handcraft.config import (
+    LATER,
+    AugmentConfig,
+    MambaSLConfig,
+    PreprocessConfig,
+    TrainConfig,
+    TransformerSLConfig,
+)
 from handcraft.engine import train
 from handcraft.errors import CheckpointError, Stopped, TrainingError
 from handcraft.files import read_json, sha256_file, verified, with_checksum, write_json
@@ -300,12 +307,15 @@ def as_version_1(out: Path) -> None:
         folder = checkpoints.step_folder(out, step)
         state = checkpoints.load_resume(folder)
         state["random"] = state["random"][0]["cpu"]
-        state["fingerprint"]["train"] = {k: v for k, v in state["fingerprint"]["train"].items() if k not in _SINCE_2}
+        for part in ("model", "train", "augment"):
+            state["fingerprint"][part] = {k: v for k, v in state["fingerprint"][part].items() if k not in LATER}
         del state["weights"], state["fingerprint"]["generators"]
         save_state(folder / "resume.safetensors", state)
         config = verified(read_json(folder / "config.json"), folder)
         config["format_version"] = 1
-        config["train"] = {k: v for k, v in config["train"].items() if k not in _SINCE_2}
+        for part in ("model", "train", "augment", "preprocess"):
+            if config[part] is not None:
+                config[part] = {k: v for k, v in config[part].items() if k not in LATER}
         del config["generators"]
         config["sha256"]["resume.safetensors"] = sha256_file(folder / "resume.safetensors")
         write_json(folder / "config.json", with_checksum(config))
@@ -317,7 +327,8 @@ def test_version_1_loads_with_the_defaults_of_what_came_later(tmp_path, whole):
     as_version_1(old)
     found = load(old)
     assert found.train == task_of().config
-    assert set(TrainConfig.__dataclass_fields__) >= _SINCE_2
+    assert found.config == task_of().model_config
+    assert found.augment == task_of().augment
     expected = load(whole).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.model.state_dict().items())
 
@@ -350,3 +361,9 @@ def test_a_setting_that_came_later_is_still_compared(tmp_path):
     as_version_1(out)
     with pytest.raises(TrainingError, match=r"train\.ema was 0\.0 when the run was started and is 0\.5 now"):
         train(task_of(ema=0.5), out, resume=True)
+
+
+def test_later_fields_are_fields():
+    """A name of no config would be accepted nowhere, and its field's absence refused."""
+    kinds = (PreprocessConfig, TrainConfig, AugmentConfig, TransformerSLConfig, MambaSLConfig)
+    assert {name for kind in kinds for name in kind.__dataclass_fields__} >= LATER
