@@ -11,12 +11,14 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from handcraft import distributed
 from handcraft.errors import HandcraftError, Stopped
@@ -66,6 +68,7 @@ class Forked:
 
 def _call(pipe, function: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 0
     try:
