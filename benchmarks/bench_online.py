@@ -13,6 +13,7 @@ from bench_pipeline import TRAIN, random_clips, randomised
 from providers import Case
 
 from handcraft.config import AugmentConfig, TransformerRecipe, TransformerSLConfig
+from handcraft.machine import keep_memory
 from handcraft.online import OnlineTask
 from handcraft.optim import build_optimizer
 from handcraft.synthesis import Synthesizer
@@ -21,6 +22,7 @@ from handcraft.tasks import ClassifierTask
 
 def setup(case: Case, folder: Path) -> Callable[[], None]:
     """A batch and the step on it."""
+    keep_memory()  # as every training does
     shape, clips = case.shape, random_clips(SOURCES)
     model = TransformerSLConfig(frames=shape.frames, width=shape.width)
     recipe = TransformerRecipe(model=model, train=replace(TRAIN, batch=shape.batch))

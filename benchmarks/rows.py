@@ -69,10 +69,11 @@ CPU = {
         Row(Step("mamba_sl", 64), compiled=True),
     ),
     "disk forward": (
-        Row(Disk(8192)),
-        Row(Disk(8192, varied=True)),
-        Row(Disk(1 << 16), full=True),  # in which a store's beginning and end, when not all threads work, count little
-        Row(Disk(1 << 16, varied=True), full=True),
+        # Of fewer clips a store's beginning and end, when not all threads work, would be a good part.
+        Row(Disk(1 << 15)),
+        Row(Disk(1 << 15, varied=True)),
+        Row(Disk(1 << 17), full=True),
+        Row(Disk(1 << 17, varied=True), full=True),
     ),
     "loading forward": (
         Row(Loading(128, "wrap")),
