@@ -42,9 +42,10 @@ test: $(VENV)/.gpu
 test-interpret: $(VENV)/.gpu
 	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests/ops -m triton
 
-# The Triton kernels of AOT_CASES compiled for three generations of GPUs, and what the assembler says of them.
+# Every Triton kernel compiled for three generations of GPUs, and what the assembler says of it. FORMS=all: for every
+# shape of AOT_CASES, half an hour of CPU time, which also writes benchmarks/results/aot.{json,md}.
 test-aot: $(VENV)/.gpu
-	PYTHONPATH=tests $(BIN)/python -m aot.run
+	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m aot.run $(if $(filter all,$(FORMS)),--all)
 
 # Recorded calls of the CPU library again, under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-native: $(VENV)/.installed

@@ -1,11 +1,12 @@
 """Compile every Triton kernel ahead of time for GPUs of three generations, without a GPU, and check the code.
 
-    PYTHONPATH=tests python -m aot.run                        # shapes of recipes and benchmarks
+    PYTHONPATH=tests python -m aot.run                        # every kernel in its common shapes, as CI does
     PYTHONPATH=tests python -m aot.run --all                  # every shape; writes benchmarks/results/aot.{json,md}
     PYTHONPATH=tests python -m aot.run --case "dct_linear bf16" --target sm_90 --no-write
 
-The exit code is 1 if a kernel spills registers, needs more shared memory than a block may use, or lacks the target's
-matrix instruction where it is meant to have one. Triton must not be told to interpret: then it cannot compile.
+The exit code is 1 if a kernel spills registers, needs more shared memory than a block may use, lacks the target's
+matrix instruction where it is meant to have one, or is not as the committed table has it. Triton must not be told to
+interpret: then it cannot compile.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 import triton
 from aot.compiling import MODULES, TARGETS, Compiled, cases, compile_launch, launches
 
-from handcraft.files import write_json, write_text
+from handcraft.files import read_json, write_json, write_text
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -41,6 +42,24 @@ def _compile(job: tuple[int, int, str]) -> Compiled:
     which, number, target = job
     case = list(cases())[which]
     return compile_launch(case, launches(case.run, target)[number], target)
+
+
+def outdated(rows: list[Compiled]) -> list[str]:
+    """Kernels of which the committed table says something else, in words; nothing if other versions wrote it."""
+    table = read_json(RESULTS / "aot.json")
+    if table["versions"] != _versions():
+        return []
+    committed = [Compiled(**row) for row in table["kernels"]]
+    return [
+        f"{row.case} {row.kernel} {row.target}: benchmarks/results/aot.json does not have it so; "
+        "make test-aot FORMS=all writes it anew"
+        for row in rows
+        if row not in committed
+    ]
+
+
+def _versions() -> dict[str, str]:
+    return {"triton": triton.__version__, "torch": torch.__version__}
 
 
 def markdown(rows: list[Compiled]) -> str:
@@ -70,7 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compile every Triton kernel ahead of time and check the code.")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this GPU; may be given again")
-    parser.add_argument("--all", action="store_true", help="also shapes that no recipe has; takes half an hour")
+    parser.add_argument("--all", action="store_true", help="every shape; half an hour of CPU time")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--no-write", action="store_true", help="leave benchmarks/results as it is")
     options = parser.parse_args()
@@ -80,10 +99,9 @@ def main() -> int:
     text = markdown(rows)
     print(text)
     if options.all and not (options.no_write or options.case or options.target):
-        versions = {"triton": triton.__version__, "torch": torch.__version__}
-        write_json(RESULTS / "aot.json", {"versions": versions, "kernels": [row.row() for row in rows]})
+        write_json(RESULTS / "aot.json", {"versions": _versions(), "kernels": [row.row() for row in rows]})
         write_text(RESULTS / "aot.md", text)
-    faults = [fault for row in rows for fault in row.faults()]
+    faults = [fault for row in rows for fault in row.faults()] + outdated(rows)
     print(
         "\n".join(faults)
         or f"{len(rows)} kernels from {len(MODULES)} files: no spill but those accepted, shared memory fits."

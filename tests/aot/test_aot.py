@@ -3,6 +3,7 @@ are there to catch."""
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 pytest.importorskip("triton")
 
+from aot import run
 from aot.compiling import Compiled, assembler_report
+
+from handcraft.files import write_json
 
 TESTS = Path(__file__).parents[1]
 FINE = Compiled("case", "kernel", "sm_90", 8, 128, 1024, 0, 4, 0, "own")
@@ -61,6 +65,80 @@ def test_neither_batch_nor_length_is_compiled_in():
     assert done.stdout.strip() == str(kernels), done.stdout + done.stderr
 
 
+COUNT_GENERATOR = """
+import sys
+import torch
+from aot.compiling import launches
+from handcraft.kernels import CMLPeParams
+from handcraft.kernels.adaln_mlp import kernel_stack
+from handcraft.kernels.cmlpe import kernel, kernel_generate
+from handcraft.kernels.triton_support import meta
+
+params = CMLPeParams(*(meta(*value.shape) for value in CMLPeParams.random(8, 180)))
+dtype = getattr(torch, sys.argv[1])
+
+def run():
+    for batch in (1, 2, 3, 16, 1000, 1 << 22):
+        x, e = meta(batch, 16, 180, dtype=dtype), meta(batch, 6, 32, dtype=dtype)
+        index = [meta(batch, dtype=torch.int64) for _ in range(3)]
+        kernel.forward(x, e, *params[:2], *params[3:])
+        kernel.backward((True,) * 11, x, x, e, *params[:2], *params[3:])
+        kernel_stack.forward(x.mT.contiguous(), e, *params[3:9])
+        kernel_stack.backward((True,) * 8, x.mT.contiguous(), x.mT.contiguous(), e, *params[3:9])
+        context = meta(max(batch // 4, 1), 32, 180, dtype=dtype)
+        kernel_generate.cmlpe_generate(params, None, context, *index, 7, 0.1, None, None, x)
+
+print(*(launch.kernel.__name__ for launch in launches(run)))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_generators_kernels_are_compiled_once_for_batches_of_1_to_2_to_the_22(dtype):
+    done = python(["-c", COUNT_GENERATOR, dtype])
+    way = ("forward", "generate") if dtype == "bfloat16" else ("streamed", "generate_streamed")
+    kernels = f"cmlpe_{way[0]} cmlpe_backward adaln_forward adaln_backward {way[1]}".split()
+    assert done.stdout.split() == [f"{name}_kernel" for name in kernels], done.stdout + done.stderr
+
+
+SPOIL = """
+import sys
+import torch
+from aot.compiling import compile_launch, launches
+from handcraft.kernels import triton_support
+from handcraft.kernels.dct_linear import kernel
+from handcraft.kernels.triton_support import AotCase, meta
+
+dtype, options = torch.bfloat16, triton_support.compile_options
+if sys.argv[1] == "registers":
+    triton_support.compile_options = lambda *given: {**options(*given), "maxnreg": 64}
+elif sys.argv[1] == "shared memory":
+    kernel.STAGES = 8
+elif sys.argv[1] == "matrix units":
+    dtype, triton_support.product_precision = torch.float32, lambda dtype: "ieee"
+
+def run():
+    kernel.forward(meta(64, 32, 180, dtype=dtype), meta(80, 180), None, None, None, None, "first", "dct")
+
+(launch,) = launches(run)
+print(*compile_launch(AotCase("a case", run, {"_embed_kernel": "own"}), launch, "sm_90").faults())
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "fault"),
+    [
+        ("nothing", r"\s*"),
+        ("registers", r"a case _embed_kernel sm_90: spills \d\d+ bytes, 0 are accepted\s*"),
+        ("shared memory", r"a case _embed_kernel sm_90: needs \d+ bytes of shared memory, a block may use 232448\s*"),
+        ("matrix units", r"a case _embed_kernel sm_90: has no wgmma.mma_async\s*"),
+    ],
+)
+def test_a_kernel_that_was_spoiled_is_caught(spoiled, fault):
+    """What the compiler and the assembler say of a kernel that really has the fault is understood."""
+    done = python(["-c", SPOIL, spoiled])
+    assert re.fullmatch(fault, done.stdout), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -82,6 +160,17 @@ def test_faults(change, fault):
         assert len(found) == 1
         assert fault in found[0]
         assert found[0].startswith("case kernel sm_")
+
+
+def test_a_table_of_other_kernels_is_noticed(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    table = {"versions": run._versions(), "kernels": [FINE.row()]}
+    write_json(tmp_path / "aot.json", table)
+    assert run.outdated([FINE]) == []
+    (found,) = run.outdated([FINE, dataclasses.replace(FINE, registers=129)])
+    assert found.startswith("case kernel sm_90: benchmarks/results/aot.json does not have it so")
+    write_json(tmp_path / "aot.json", {**table, "versions": {"triton": "3.6.0", "torch": "2.11.0"}})
+    assert run.outdated([dataclasses.replace(FINE, registers=129)]) == []
 
 
 def test_the_assembler_is_believed_only_if_it_says_everything():
