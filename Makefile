@@ -43,7 +43,7 @@ test-interpret: $(VENV)/.gpu
 	TRITON_INTERPRET=1 $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests/ops -m triton
 
 # Every Triton kernel compiled for three generations of GPUs, and what the assembler says of it. FORMS=all: for every
-# shape of AOT_CASES, half an hour of CPU time, which also writes benchmarks/results/aot.{json,md}.
+# shape of AOT_CASES, a quarter of an hour of CPU time, which also writes benchmarks/results/aot.{json,md}.
 test-aot: $(VENV)/.gpu
 	PYTHONPATH=tests $(ONE_THREAD) $(BIN)/python -m aot.run $(if $(filter all,$(FORMS)),--all)
 

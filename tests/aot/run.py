@@ -89,7 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compile every Triton kernel ahead of time and check the code.")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this GPU; may be given again")
-    parser.add_argument("--all", action="store_true", help="every shape; half an hour of CPU time")
+    parser.add_argument("--all", action="store_true", help="every shape; a quarter of an hour of CPU time")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument("--no-write", action="store_true", help="leave benchmarks/results as it is")
     options = parser.parse_args()
