@@ -130,7 +130,7 @@ print(*compile_launch(AotCase("a case", run, {"_embed_kernel": "own"}), launch, 
         ("nothing", r"\s*"),
         ("registers", r"a case _embed_kernel sm_90: spills \d\d+ bytes, 0 are accepted\s*"),
         ("shared memory", r"a case _embed_kernel sm_90: needs \d+ bytes of shared memory, a block may use 232448\s*"),
-        ("matrix units", r"a case _embed_kernel sm_90: has no wgmma.mma_async\s*"),
+        ("matrix units", r".*a case _embed_kernel sm_90: has no wgmma.mma_async\s*"),  # it spills as well
     ],
 )
 def test_a_kernel_that_was_spoiled_is_caught(spoiled, fault):
