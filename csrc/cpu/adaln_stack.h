@@ -33,11 +33,6 @@ Piece in_scratch(const Arguments&... arguments) {
     return Piece(arguments..., memory);
 }
 
-template <typename T>
-void clear(T* numbers, int64_t count) {
-    __builtin_memset(numbers, 0, size_t(count) * sizeof(T));
-}
-
 // body(index) for index in 0..count, in torch's threads.
 template <typename Body>
 void parallel_each(int64_t count, const Body& body) {

@@ -111,15 +111,6 @@ void add_outer_products(const T* a, const T* b, int64_t step, int64_t depth, int
     }
 }
 
-// out[i] += the sum of the lanes of the i-th of `count` registers, memory for a multiple of the lanes of them.
-template <typename T>
-void add_lane_sums(const T* registers, int64_t count, T* out) {
-    for (int64_t i = 0; i < count; i += lanes<T>) {
-        const int n = int(count - i < lanes<T> ? count - i : lanes<T>);
-        store_first<T>(out + i, load_first<T>(out + i, n) + lane_sums<T>(registers + i * lanes<T>), n);
-    }
-}
-
 // out[i] += sum over k < depth of a[i * step + k], for i < padded, a multiple of 4.
 template <typename T>
 void add_row_sums(const T* a, int64_t step, int64_t depth, int64_t padded, T* out) {

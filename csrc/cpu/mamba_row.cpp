@@ -12,7 +12,6 @@
 //     d(delta_t u_t) = sum_n E G[n] B_t[n],   dS_t = delta_t u_t sum_n E G[n] B_t[n] A[n],
 //     dA[n] = sum_t E G[n] B_t[n] delta_t u_t S_t,   dB_t[n] = sum over channels of E G[n] delta_t u_t,
 //     d(delta_t) = u_t d(delta_t u_t) + sum over t' < t of dS_t'
-#include "gemm.h"
 #include "scan_tasks.h"
 
 namespace handcraft::HANDCRAFT_ISA {
@@ -189,9 +188,6 @@ void row_backward_chunk(const RowBackward<T>& p, int64_t chunk) {
                   at_all = places.take(p.length * columns);
     T* const memory = static_cast<T*>(scratch(places.used * sizeof(T)));
     T *const dC = memory + at_dC, *const lane = memory + at_sums, *const all = memory + at_all;
-    const auto clear = [](T* x, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) x[i] = 0;
-    };
     const auto count_of = [&](int64_t k) { return int(smaller(width, p.channels - k * width)); };
 
     clear(memory + at_dA, tiles * states);

@@ -108,21 +108,6 @@ BackwardStates<T> pick_backward(bool fixed_B, bool fixed_C) {
     return fixed_C ? backward_states<T, false, true, STATES> : backward_states<T, false, false, STATES>;
 }
 
-// out[i] += the sum of the lanes of sums[i]; `count` is rounded up to whole registers of sums, which are read.
-template <typename T>
-void add_lane_sums(const T* sums, int64_t count, T* out) {
-    constexpr int width = lanes<T>;
-    for (int64_t i = 0; i < count; i += width) {
-        const int n = int(smaller(width, count - i));
-        store_first<T>(out + i, load_first<T>(out + i, n) + lane_sums<T>(sums + i * width), n);
-    }
-}
-
-template <typename T>
-void clear(T* x, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) x[i] = 0;
-}
-
 // Where a task keeps what; sizes in numbers.
 template <typename T>
 struct Memory {

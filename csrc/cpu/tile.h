@@ -153,6 +153,11 @@ HANDCRAFT_INLINE Vec<T> lane_sums(const T* registers) {
     return rows[0];
 }
 
+template <typename T>
+void clear(T* numbers, int64_t count) {
+    __builtin_memset(numbers, 0, size_t(count) * sizeof(T));
+}
+
 template <typename A, typename B>
 constexpr bool same = false;
 template <typename A>
@@ -194,6 +199,15 @@ HANDCRAFT_INLINE void store_first(S* p, Vec<Compute<S>> x, int n) {
     T row[lanes<T>];
     store<T>(row, x);
     for (int i = 0; i < n; ++i) p[i] = from_compute<S>(row[i]);
+}
+
+// out[i] += the sum of the lanes of the i-th of `count` registers, memory for a multiple of the lanes of them.
+template <typename T>
+void add_lane_sums(const T* registers, int64_t count, T* out) {
+    for (int64_t i = 0; i < count; i += lanes<T>) {
+        const int n = int(count - i < lanes<T> ? count - i : lanes<T>);
+        store_first<T>(out + i, load_first<T>(out + i, n) + lane_sums<T>(registers + i * lanes<T>), n);
+    }
 }
 
 // Asks for a tile that load_tile will read later, to be brought into the second cache meanwhile.
