@@ -124,7 +124,7 @@ def _splice(base: Recipe) -> tuple[Setting, ...]:
 def _transfer(base: Recipe) -> tuple[Setting, ...]:
     return tuple(
         Setting(
-            f"{clips or 'all'} a class, {_OTHER if start else _FRESH}",
+            f"{f'{clips} a class' if clips else 'all clips'}, {_OTHER if start else _FRESH}",
             base,
             generators=True,
             clips_per_class=clips,

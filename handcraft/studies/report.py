@@ -10,6 +10,8 @@ from handcraft.report import arm_name, changes, interval, spread, verdict
 MODELS = {"transformer": "Transformer-SL", "mamba": "Mamba-SL"}
 FIGURES = {
     "mpjpe": "MPJPE",
+    "mpjpe_first": "in the first frame",
+    "mpjpe_last": "in the last frame",
     "splice_jump": "splice jump",
     "frechet": "Fréchet distance",
     "kl_speed": "KL of speed",

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from handcraft.checkpoint import Checkpoint, load
 from handcraft.config import AugmentConfig, Recipe
 from handcraft.data.clips import Clips, load_clips
@@ -136,7 +138,9 @@ class Stages:
         errors = evaluate_generator(twins.forward, twins.reversed, test, seed=self.seed)
         made = load_clips(store, setting.recipe.preprocess)
         near = compare(test, made, seed=self.seed, draws=DRAWS)["metrics"]
+        ahead = np.mean([errors[twin]["per_frame"] for twin in TWINS], axis=0).tolist()
         figures = {"mpjpe": errors["mpjpe"], "splice_jump": errors["splice_jump"]["generated"]}
+        figures |= {"per_frame": ahead, "mpjpe_first": ahead[0], "mpjpe_last": ahead[-1]}
         figures |= {name: entry["value"] for name, entry in near.items()}
         scored.parent.mkdir(parents=True, exist_ok=True)
         write_json(scored, figures)

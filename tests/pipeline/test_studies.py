@@ -129,6 +129,7 @@ def test_generators_that_saw_other_data_are_compared_with_fresh_ones_of_as_many_
     against = STUDIES["transfer"].against([setting.name for setting in settings])
     assert against["5 a class, after other data"] == "5 a class, fresh"
     assert against["5 a class, fresh"] == ""
+    assert against["all clips, after other data"] == "all clips, fresh"
     assert [setting.start for setting in settings] == [False, True] * 5
     with pytest.raises(ConfigError, match="a store with other clips"):
         run_study(STUDIES["transfer"], Recipe(), "nowhere", "out")
@@ -183,7 +184,11 @@ def test_a_study_measures_every_setting_arm_and_seed(finished):
     assert len(found["rows"]) == 2 * 2 * 2
     assert len(found["generators"]) == 4
     assert all(0 <= row["top1"] <= 1 for row in found["rows"])
-    assert {"mpjpe", "frechet", "nearest_real"} <= set(found["generators"][0])
+    for row in found["generators"]:
+        assert {"mpjpe", "frechet", "nearest_real"} <= set(row)
+        assert len(row["per_frame"]) == tiny().generator.model.context
+        assert (row["mpjpe_first"], row["mpjpe_last"]) == (row["per_frame"][0], row["per_frame"][-1])
+        assert min(row["per_frame"]) <= row["mpjpe"] <= max(row["per_frame"])
     assert json.loads((folder / "out/tiny/study.json").read_text()) == json.loads(json.dumps(found))
     page = (folder / "out/tiny/report.html").read_text()
     assert "Is wider better?" in page
@@ -256,7 +261,10 @@ KNOWN = {
     "versions": {"torch": "2"},
     "rows": rows([0.5, 0.6, 0.7], setting="a", model="mamba", pretrained=False, augmented=False)
     + rows([0.6, 0.71, 0.8], setting="b", model="mamba", pretrained=True, augmented=False),
-    "generators": [{"setting": "a", "seed": 0, "mpjpe": 0.125}, {"setting": "b", "seed": 0, "mpjpe": 0.1}],
+    "generators": [
+        {"setting": "a", "seed": 0, "mpjpe": 0.125, "mpjpe_last": 0.2},
+        {"setting": "b", "seed": 0, "mpjpe": 0.1},
+    ],
 }
 
 
@@ -265,7 +273,7 @@ def test_the_report_compares_seed_by_seed_with_the_baseline():
     assert first == ("a", "Mamba-SL", "real", "0.600 +- 0.100", "", "", "compared with")
     assert second[3:] == ("0.703 +- 0.100", "+0.103 +- 0.006", "+0.089 to +0.118", "gain")
     first, second = generator_rows(KNOWN)
-    assert (first[:3], first[-1]) == (("a", "0.125", "-"), "")
+    assert (first[:4], first[-1]) == (("a", "0.125", "-", "0.200"), "")
     assert second[-1] == "-0.025"
     assert "5 training clips a class" in markdown(KNOWN)
     assert "+0.089 to +0.118" in page_of(KNOWN)
