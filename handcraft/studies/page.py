@@ -9,7 +9,7 @@ import jinja2
 from handcraft.render.page import page
 from handcraft.report import interval, spread, verdict
 from handcraft.report_charts import Scale, share_scale
-from handcraft.studies.report import GENERATOR_HEAD, Result, conditions, generator_rows, results
+from handcraft.studies.report import GENERATOR_HEAD, Result, conditions, generator_changes, generator_rows, results
 
 
 def page_of(found: dict[str, Any]) -> str:
@@ -28,7 +28,10 @@ def page_of(found: dict[str, Any]) -> str:
         conditions=conditions(found),
         groups=groups,
         ends=scale.ends,
-        generators=generator_rows(found),
+        generators={
+            "The generators, on the test clips": generator_rows(found),
+            "What changes in this, with 95 % intervals": generator_changes(found),
+        },
         generator_head=GENERATOR_HEAD,
         made_with=", ".join(f"{name} {version}" for name, version in found["versions"].items()),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from handcraft.markdown import table
@@ -21,7 +22,7 @@ FIGURES = {
 }
 """Figures of the generators that a report shows, of those that a row holds; all are in `study.json`."""
 RESULT_HEAD = ("setting", "model", "trained on", "top-1", "change", "95 % interval", "")
-GENERATOR_HEAD = ("setting", *FIGURES.values(), "change of MPJPE (95 % interval)")
+GENERATOR_HEAD = ("setting", *FIGURES.values())
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,39 @@ def result_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def generator_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`; empty where none were measured. The change
-    is that of the MPJPE against the setting it is compared with, seed by seed."""
-    groups: dict[str, dict[int, dict]] = {}
-    for row in found["generators"]:
-        groups.setdefault(row["setting"], {})[row["seed"]] = row
-    rows = []
-    for setting in (name for name in found["settings"] if name in groups):
-        ours, other = groups[setting], groups.get(found["against"][setting], {})
-        seeds = sorted(ours.keys() & other.keys())
-        change = changes(*([side[seed]["mpjpe"] for seed in seeds] for side in (other, ours)))
-        ends = interval(change)
-        moved = f"{spread(change, sign='+')} ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else spread(change, sign="+")
-        figures = (spread([row.get(name) for row in ours.values()]) for name in FIGURES)
-        rows.append((setting, *figures, moved if change else ""))
+    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`; empty where none were measured."""
+    return [
+        (setting, *(spread([row.get(name) for row in ours.values()]) for name in FIGURES))
+        for setting, ours in _generators(found).items()
+    ]
+
+
+def generator_changes(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Cells of the table of what changes in these figures against the setting that each is compared with, seed by
+    seed, with 95 % intervals; under `GENERATOR_HEAD`."""
+    groups, rows = _generators(found), []
+    for setting, ours in groups.items():
+        other = groups.get(found["against"][setting])
+        if other is None:
+            continue
+        cells = []
+        for name in FIGURES:
+            pairs = [(other[seed].get(name), ours[seed].get(name)) for seed in sorted(ours.keys() & other.keys())]
+            change = [after - before for before, after in pairs if before is not None and after is not None]
+            ends = interval(change)
+            cells.append(
+                f"{fmean(change):+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else spread(change, sign="+")
+            )
+        rows.append((setting, *cells))
     return rows
+
+
+def _generators(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """The generators' figures by setting and seed, in the order of the settings."""
+    groups: dict[str, dict[int, dict]] = {name: {} for name in found["settings"]}
+    for row in found["generators"]:
+        groups[row["setting"]][row["seed"]] = row
+    return {name: rows for name, rows in groups.items() if rows}
 
 
 def conditions(found: dict[str, Any]) -> str:
@@ -118,4 +137,10 @@ def markdown(found: dict[str, Any]) -> str:
     made = generator_rows(found)
     if made:
         lines += ["", "The generators, on the test clips:", "", *table(GENERATOR_HEAD, made)]
+        lines += [
+            "",
+            "What changes in this, with 95 % intervals:",
+            "",
+            *table(GENERATOR_HEAD, generator_changes(found)),
+        ]
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from handcraft.studies import stages as stages_module
 from handcraft.studies import strong
 from handcraft.studies.catalogue import STUDIES, find_study
 from handcraft.studies.page import page_of
-from handcraft.studies.report import generator_rows, markdown, result_rows
+from handcraft.studies.report import generator_changes, generator_rows, markdown, result_rows
 from handcraft.studies.setting import Arm, Setting, Study
 from handcraft.studies.study import run_study
 
@@ -261,10 +261,8 @@ KNOWN = {
     "versions": {"torch": "2"},
     "rows": rows([0.5, 0.6, 0.7], setting="a", model="mamba", pretrained=False, augmented=False)
     + rows([0.6, 0.71, 0.8], setting="b", model="mamba", pretrained=True, augmented=False),
-    "generators": [
-        {"setting": "a", "seed": 0, "mpjpe": 0.125, "mpjpe_last": 0.2},
-        {"setting": "b", "seed": 0, "mpjpe": 0.1},
-    ],
+    "generators": [{"setting": "a", "seed": seed, "mpjpe": 0.125, "mpjpe_last": 0.2} for seed in range(3)]
+    + [{"setting": "b", "seed": seed, "mpjpe": 0.1 + 0.01 * seed} for seed in range(3)],
 }
 
 
@@ -272,9 +270,13 @@ def test_the_report_compares_seed_by_seed_with_the_baseline():
     first, second = result_rows(KNOWN)
     assert first == ("a", "Mamba-SL", "real", "0.600 +- 0.100", "", "", "compared with")
     assert second[3:] == ("0.703 +- 0.100", "+0.103 +- 0.006", "+0.089 to +0.118", "gain")
-    first, second = generator_rows(KNOWN)
-    assert (first[:4], first[-1]) == (("a", "0.125", "-", "0.200"), "")
-    assert second[-1] == "-0.025"
+    assert [row[:4] for row in generator_rows(KNOWN)] == [
+        ("a", "0.125 +- 0.000", "-", "0.200 +- 0.000"),
+        ("b", "0.110 +- 0.010", "-", "-"),
+    ]
+    assert [row[:4] for row in generator_changes(KNOWN)] == [("b", "-0.015 (-0.040 to +0.010)", "-", "-")]
+    assert "-0.015 (-0.040 to +0.010)" in markdown(KNOWN)
+    assert "-0.015 (-0.040 to +0.010)" in page_of(KNOWN)
     assert "5 training clips a class" in markdown(KNOWN)
     assert "+0.089 to +0.118" in page_of(KNOWN)
 
