@@ -13,8 +13,7 @@ from typing import Any
 from handcraft.config import MambaSLConfig, TransformerSLConfig
 
 CLASSIFIERS = {"transformer_sl": TransformerSLConfig(), "mamba_sl": MambaSLConfig()}
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of a number."""
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 
 
 @dataclass(frozen=True)
