@@ -35,7 +35,7 @@ from handcraft.metrics.accuracy import write_confusion
 from handcraft.partition import partition
 from handcraft.recipe import check_recipe, from_plain, to_plain
 from handcraft.report import arm_name, markdown
-from handcraft.report_html import html_report
+from handcraft.report.html import html_report
 from handcraft.resume import LOCK, locked
 from handcraft.tracking import Track
 from handcraft.training import (

@@ -8,7 +8,7 @@ import jinja2
 
 from handcraft.render.page import page
 from handcraft.report import interval, spread, verdict
-from handcraft.report_charts import Scale, share_scale
+from handcraft.report.charts import Scale, share_scale
 from handcraft.studies.report import GENERATOR_HEAD, Result, conditions, generator_changes, generator_rows, results
 
 

@@ -11,7 +11,6 @@ from scipy.linalg import sqrtm
 from scipy.stats import norm
 from small_clips import small_clips
 
-from handcraft import report_distribution
 from handcraft.cli import main
 from handcraft.config import PreprocessConfig
 from handcraft.data.clips import load_clips
@@ -26,6 +25,7 @@ from handcraft.metrics.alignment import dtw_mje
 from handcraft.metrics.distribution import MEANING, compare
 from handcraft.metrics.features import pose_features, pose_windows
 from handcraft.metrics.frechet import frechet_distance
+from handcraft.report import distribution as distribution_table
 
 
 def test_frechet_of_two_gaussians_is_the_closed_form():
@@ -209,12 +209,12 @@ def test_the_table_has_a_row_a_figure_and_says_what_differs(toy_halves):
     figures = compare(real, others, draws=2)
     figures["metrics"]["pck"] |= {"value": 0.25, "interval": [0.2, 0.3], "difference_interval": [-0.3, -0.1]}
     figures["metrics"]["kl_speed"] |= dict.fromkeys(("value", "interval", "difference_interval"))
-    found = {row[0]: row for row in report_distribution.rows(figures)}
+    found = {row[0]: row for row in distribution_table.rows(figures)}
     assert list(found) == list(MEANING)
     assert found["pck"][1::2] == ("0.25 (0.2 to 0.3)", "lower")
     assert found["kl_speed"][1::2] == ("-", "-")
-    assert report_distribution.table(figures).row_count == len(MEANING)
-    assert len(report_distribution.legend(figures)) == len(MEANING) + 1
+    assert distribution_table.table(figures).row_count == len(MEANING)
+    assert len(distribution_table.legend(figures)) == len(MEANING) + 1
 
 
 def test_the_command_compares_a_synthetic_store_with_a_real_one(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handcraft.report_charts import (
+from handcraft.report.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,

@@ -10,7 +10,7 @@ from small_clips import small_clips
 
 from handcraft.config import WindowConfig
 from handcraft.data.store import Store
-from handcraft.report_clips import clip_pairs
+from handcraft.report.clips import clip_pairs
 
 
 def pairs(folder, clips, mode="resample", fps=None, **options):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from handcraft.errors import DataError
 from handcraft.metrics.accuracy import write_confusion
-from handcraft.report_data import mean_curve, read_confusion, read_curve
+from handcraft.report.data import mean_curve, read_confusion, read_curve
 
 
 def test_a_curve_is_the_log(tmp_path):

@@ -11,7 +11,7 @@ from fake_run import write_run
 
 from handcraft.errors import DataError
 from handcraft.report import effect_rows, facts, generator_rows, notes, result_rows, summary
-from handcraft.report_html import html_report
+from handcraft.report.html import html_report
 
 
 def make(folder, **options) -> str:

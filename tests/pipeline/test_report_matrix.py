@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from handcraft.report_matrix import Cell, Pair, cells, class_changes, confused_pairs, ends, opacity, picture
+from handcraft.report.matrix import Cell, Pair, cells, class_changes, confused_pairs, ends, opacity, picture
 
 MATRIX = np.array([[8, 2, 0], [0, 0, 0], [1, 3, 12]])
 CLASSES = ["a", "b", "c"]

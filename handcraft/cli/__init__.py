@@ -18,20 +18,8 @@ from typing import Literal
 
 import tyro
 
-from handcraft import (
-    cli_data,
-    cli_evaluate,
-    cli_export,
-    cli_extract,
-    cli_generate,
-    cli_import,
-    cli_predict,
-    cli_prepare,
-    cli_study,
-    cli_train,
-    cli_view,
-)
-from handcraft.cli_data import Command, Folder, Store
+from handcraft.cli import data, evaluate, export, extract, generate, importing, predict, prepare, study, train, view
+from handcraft.cli.data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError, HandcraftError, Stopped, one_line
 from handcraft.recipe import check_recipe, load_recipe, recipe_names
@@ -80,17 +68,17 @@ def doctor() -> int:
 
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("run",): (run, "the whole recipe: generators, synthetic clips, classifiers, report", Run),
-    **cli_extract.COMMANDS,
-    **cli_data.COMMANDS,
-    **cli_import.COMMANDS,
-    **cli_prepare.COMMANDS,
-    **cli_export.COMMANDS,
-    **cli_view.COMMANDS,
-    **cli_train.COMMANDS,
-    **cli_generate.COMMANDS,
-    **cli_evaluate.COMMANDS,
-    **cli_predict.COMMANDS,
-    **cli_study.COMMANDS,
+    **extract.COMMANDS,
+    **data.COMMANDS,
+    **importing.COMMANDS,
+    **prepare.COMMANDS,
+    **export.COMMANDS,
+    **view.COMMANDS,
+    **train.COMMANDS,
+    **generate.COMMANDS,
+    **evaluate.COMMANDS,
+    **predict.COMMANDS,
+    **study.COMMANDS,
     ("doctor",): (doctor, "versions, devices, backends, and a self-check of every op", None),
 }
 """Words of the command -> function, summary, and for commands that take RECIPE first the type of their options."""

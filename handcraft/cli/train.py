@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from handcraft.cli_data import Command, Folder, Store
+from handcraft.cli.data import Command, Folder, Store
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError
 

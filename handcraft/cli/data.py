@@ -1,4 +1,4 @@
-"""The commands of `handcraft data` that make and check stores; `cli_import` and `cli_export` have the other ones. See
+"""The commands of `handcraft data` that make and check stores; `importing` and `export` have the other ones. See
 `cli` for how commands are written.
 """
 

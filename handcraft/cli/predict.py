@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from handcraft.cli_data import Command
+from handcraft.cli.data import Command
 from handcraft.errors import ConfigError, HandcraftError, one_line
 
 

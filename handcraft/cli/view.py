@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from handcraft.cli_data import Command, Store
+from handcraft.cli.data import Command, Store
 from handcraft.errors import ConfigError
 
 MOST_STRIPS = 200

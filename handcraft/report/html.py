@@ -16,16 +16,17 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from handcraft import report, report_charts, report_matrix
+from handcraft import report
 from handcraft.config import Recipe
 from handcraft.data.clips import Clips
 from handcraft.data.store import Store
 from handcraft.recipe import from_plain
 from handcraft.render.page import LEGEND, page
-from handcraft.report import Arm, arm_name, by_arm
-from handcraft.report_charts import Series, line_chart, share_scale
-from handcraft.report_clips import ClipPair, clip_pairs
-from handcraft.report_data import Curve, mean_curve, read_confusion, read_curve
+from handcraft.report import Arm, arm_name, by_arm, charts
+from handcraft.report import matrix as matrices
+from handcraft.report.charts import Series, line_chart, share_scale
+from handcraft.report.clips import ClipPair, clip_pairs
+from handcraft.report.data import Curve, mean_curve, read_confusion, read_curve
 
 KINDS = {
     ("none", False): "real",
@@ -103,7 +104,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["minus"] = _minus
-    room = {name: getattr(report_charts, name.upper()) for name in ("width", "height", "left", "right", "bottom")}
+    room = {name: getattr(charts, name.upper()) for name in ("width", "height", "left", "right", "bottom")}
     environment.globals.update(room)
     return environment.get_template("report.html")
 
@@ -160,11 +161,11 @@ def _curve_group(name: str, trainings: list[tuple[str, str, list[Curve]]], metri
     """Training loss and one validation metric of several trainings, each a kind, a name, and a curve a seed."""
     loss = [Series(said, kind, [mean_curve([curve.loss for curve in curves])]) for kind, said, curves in trainings]
     valid = [Series(said, kind, [c.validation.get(metric, []) for c in curves]) for kind, said, curves in trainings]
-    charts = [line_chart("Training loss", loss, dots=False), line_chart(title, valid, dots=True)]
+    drawn = [line_chart("Training loss", loss, dots=False), line_chart(title, valid, dots=True)]
     return {
         "name": name,
         "legend": [(kind, said) for kind, said, _ in trainings],
-        "charts": [chart for chart in charts if chart is not None],
+        "charts": [chart for chart in drawn if chart is not None],
     }
 
 
@@ -172,8 +173,8 @@ def _changes(metrics: dict[str, Any], confusion: dict[Arm, np.ndarray]) -> Itera
     """For each model what pretraining changed for each class, in fine-tuning without augmentation."""
     for model in dict.fromkeys(model for model, pretraining, _ in confusion if pretraining == "synthetic"):
         before, after = confusion[model, "none", False], confusion[model, "synthetic", False]
-        found = report_matrix.class_changes(before, after, metrics["data"]["classes"], metrics["seeds"])
-        shown, left_out = report_matrix.ends(found)
+        found = matrices.class_changes(before, after, metrics["data"]["classes"], metrics["seeds"])
+        shown, left_out = matrices.ends(found)
         better, worse = (sum(sign * change.gain > 0 for change in found) for sign in (1, -1))
         yield {
             "model": report.MODELS[model],
@@ -186,7 +187,7 @@ def _changes(metrics: dict[str, Any], confusion: dict[Arm, np.ndarray]) -> Itera
 def _class_table(metrics: dict[str, Any], confusion: dict[Arm, np.ndarray]) -> dict[str, Any]:
     """Recognised share of every class with test clips, a column an arm."""
     clips = next(iter(confusion.values())).sum(axis=1) // metrics["seeds"]
-    hits = [report_matrix.shares(matrix).diagonal() for matrix in confusion.values()]
+    hits = [matrices.shares(matrix).diagonal() for matrix in confusion.values()]
     models = [report.MODELS[model] for model, _, _ in confusion]
     return {
         "models": [(model, models.count(model)) for model in dict.fromkeys(models)],
@@ -208,7 +209,7 @@ def _confusions(confusion: dict[Arm, np.ndarray], classes: list[str]) -> Iterato
                     "name": arm_name(pretraining, augmentation),
                     "kind": KINDS[pretraining, augmentation],
                     "matrix": _matrix(matrix, classes),
-                    "pairs": report_matrix.confused_pairs(matrix, classes),
+                    "pairs": matrices.confused_pairs(matrix, classes),
                 }
                 for (_, pretraining, augmentation), matrix in arms
             ],
@@ -217,16 +218,16 @@ def _confusions(confusion: dict[Arm, np.ndarray], classes: list[str]) -> Iterato
 
 def _matrix(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
     """Where the cells and names of a matrix lie; of many classes its picture."""
-    if len(classes) > report_matrix.DRAWN_CLASSES:
-        return {"cells": None, "picture": report_matrix.picture(confusion)}
-    numbered = len(classes) <= report_matrix.NUMBERED_CLASSES
+    if len(classes) > matrices.DRAWN_CLASSES:
+        return {"cells": None, "picture": matrices.picture(confusion)}
+    numbered = len(classes) <= matrices.NUMBERED_CLASSES
     side = SIDE if numbered else SIDE * 0.7
     shown = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
     across = round(NAME * max(map(len, shown))) + 12
     down = round(ROTATED * across)
     width, height = across + side * len(classes) + 1 + 0.5 * across, down + side * len(classes) + 1
 
-    def tip(cell: report_matrix.Cell) -> str:
+    def tip(cell: matrices.Cell) -> str:
         total = int(confusion[cell.row].sum())
         return f"{classes[cell.row]} taken for {classes[cell.column]}: {cell.count} of {total} ({cell.share:.1%})"
 
@@ -242,8 +243,7 @@ def _matrix(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
         "rows": [(across - 6, down + side * (at + 0.5) + 4, name) for at, name in enumerate(shown)],
         "columns": [(across + side * (at + 0.5) + 3, down - 5, name) for at, name in enumerate(shown)],
         "cells": [
-            (across + side * cell.column, down + side * cell.row, cell, tip(cell))
-            for cell in report_matrix.cells(confusion)
+            (across + side * cell.column, down + side * cell.row, cell, tip(cell)) for cell in matrices.cells(confusion)
         ],
     }
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from handcraft.cli_data import Command
+from handcraft.cli.data import Command
 from handcraft.errors import ConfigError
 from handcraft.extract.landmarker import Backend, Kept
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from handcraft.cli_data import Command, Folder, Store
+from handcraft.cli.data import Command, Folder, Store
 
 
 def data_export_pose(store: Positional[Store], out: Positional[Folder], ids: tuple[str, ...] = ()) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from handcraft.cli_data import Command, Folder, Store
+from handcraft.cli.data import Command, Folder, Store
 from handcraft.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from handcraft.cli_data import Command
+from handcraft.cli.data import Command
 from handcraft.config import Recipe
 from handcraft.errors import ConfigError
 
@@ -49,7 +49,7 @@ def evaluate(
         from rich.console import Console
 
         from handcraft.commands import distribution
-        from handcraft.report_distribution import legend, table
+        from handcraft.report.distribution import legend, table
 
         figures = distribution(real, synthetic, model, split or "all", draws=draws, seed=seed)
         Console().print(table(figures))

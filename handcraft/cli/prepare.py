@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from handcraft.cli_data import Command, Folder
+from handcraft.cli.data import Command, Folder
 from handcraft.extract.landmarker import Settings
 
 _PAPER = Settings(keep="holistic87")
