@@ -24,7 +24,7 @@ def study(
     report.md and study.json; trainings are shared by all studies in OUT, and a stopped study goes on where it was.
 
     Args:
-        name: ratio, depth, embedding, noise, data, augmentation, window, splice, tokens, transfer or strong.
+        name: ratio, depth, embedding, noise, data, augmentation, window, splice, tokens, transfer, paper or strong.
         data: store with the real clips.
         out: folder for the studies and their trainings.
         recipe: what is varied: the name of a recipe, or a .yaml file.

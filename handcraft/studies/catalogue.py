@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from handcraft.config import AugmentConfig, Recipe
 from handcraft.errors import ConfigError
+from handcraft.studies.paper import PAPER
 from handcraft.studies.setting import Arm, Setting, Study, arms
 from handcraft.studies.strong import STRONG
 
@@ -179,6 +180,7 @@ STUDIES = {
             needs_source=True,
         ),
         Study("tokens", "Frames or their DCT as tokens?", _tokens, "frames"),
+        PAPER,
         STRONG,
     )
 }

@@ -15,8 +15,8 @@ from handcraft.data.toy import make_toy
 from handcraft.errors import ConfigError
 from handcraft.partition import partition
 from handcraft.recipe import check_recipe, from_plain, load_recipe
+from handcraft.studies import changes
 from handcraft.studies import stages as stages_module
-from handcraft.studies import strong
 from handcraft.studies.catalogue import STUDIES, find_study
 from handcraft.studies.page import page_of
 from handcraft.studies.report import generator_changes, generator_rows, markdown, result_rows
@@ -97,12 +97,12 @@ def test_each_change_of_the_strong_study_is_one_and_together_they_are_the_recipe
         "generators: adaLN-zero": "generator.model.adaln_zero",
         "generators: moving average": "generator.train.ema",
     }
-    ends = {strong.BASE, strong.TOGETHER}
+    ends = {changes.BASE, changes.TOGETHER}
     assert set(settings) == {*fields, *ends, *(f"generators: {name}" for name in ends)}
     against = STUDIES["strong"].against(settings)
     for name in ends:
         assert settings[f"generators: {name}"].recipe == settings[name].recipe
-    assert settings[strong.BASE].recipe == base
+    assert settings[changes.BASE].recipe == base
     assert {name for name in settings if not against[name]} == {"as it is", "generators: as it is"}
     assert against["generators: adaLN-zero"] == "generators: as it is"
     assert against["jitter"] == "as it is"
@@ -111,8 +111,34 @@ def test_each_change_of_the_strong_study_is_one_and_together_they_are_the_recipe
         assert changed(asdict(base), asdict(settings[name].recipe)) == set(wanted.split()), name
         assert settings[name].generators == name.startswith("generators"), name
     assert settings["twice the steps"].recipe.mamba.train.steps == 2 * base.mamba.train.steps
-    together, shipped = settings[strong.TOGETHER].recipe, load_recipe("strong")
+    together, shipped = settings[changes.TOGETHER].recipe, load_recipe("strong")
     assert changed(asdict(together), asdict(shipped)) == {"name", "description"}
+
+
+def test_the_paper_study_has_each_later_change_alone_and_our_recipes_on_its_landmarks():
+    base = load_recipe("include")
+    settings = {setting.name: setting for setting in STUDIES["paper"].settings(base)}
+    both = "transformer.{0} mamba.{0}"
+    spread, cut = both.format("window.mode"), both.format("augment.subwindow")
+    fields = {
+        "as it is": "",
+        "frames spread evenly": spread,
+        "spread evenly, sub-windows of 80 %": f"{spread} {cut}",
+        "shoulders as the unit": f"preprocess.centre generator.statistics {both.format('statistics')}",
+        "label smoothing": both.format("train.label_smoothing"),
+        "frames as tokens": both.format("model.tokens"),
+    }
+    fields["together"] = " ".join(fields.values())
+    for name, wanted in fields.items():
+        assert changed(asdict(base), asdict(settings[name].recipe)) == set(wanted.split()), name
+    for name in ("small", "strong"):
+        recipe, shipped = settings[f"recipe {name}"].recipe, load_recipe(name)
+        assert recipe.preprocess.layout == base.preprocess.layout
+        assert changed(asdict(recipe), asdict(shipped)) == {"preprocess.layout"}
+    assert set(settings) == {*fields, "recipe small", "recipe strong"}
+    assert set(STUDIES["paper"].against(settings).values()) == {"", "as it is"}
+    for setting in settings.values():
+        check_recipe(setting.recipe)
 
 
 def test_the_ratio_study_has_the_papers_shares():
