@@ -1,5 +1,5 @@
 """The study `paper`: what the authors of the paper later found stronger on INCLUDE, each change alone and together, and
-our own recipes. Its base is meant to be the form that the paper has for a dataset, such as the recipe `include`.
+our own recipes. Its base is meant to be the form that the paper has for a dataset, the recipe `paper` or `include`.
 """
 
 from dataclasses import replace

@@ -12,7 +12,7 @@ from handcraft.recipe import check_recipe, from_plain, load_recipe, recipe_names
 
 
 def test_the_promised_recipes_are_there():
-    assert {"demo", "small", "strong", "lsfb", "include", "display"} <= set(recipe_names())
+    assert {"demo", "small", "strong", "paper", "lsfb", "include", "display"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -33,6 +33,18 @@ def test_paper_recipes_have_the_papers_form(name):
         assert part.train.epoch == "oversampled"
     assert recipe.generator.window.mode == "wrap"
     assert recipe.transformer.window.mode == "zero"
+
+
+def test_the_recipe_paper_is_that_of_include_on_landmarks_that_every_store_has():
+    paper, include = to_plain(load_recipe("paper")), to_plain(load_recipe("include"))
+    for part in ("generator", "transformer", "mamba"):
+        assert paper[part].pop("statistics") == "train"
+        assert include[part].pop("statistics") == "authors"
+    assert paper["preprocess"].pop("layout") == "pose_hands48"
+    assert include["preprocess"].pop("layout") == "handcraft60"
+    for plain in (paper, include):
+        del plain["name"], plain["description"]
+    assert paper == include
 
 
 def write(folder, text):
