@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from bench_generate import SOURCES, VARIED, twin
 from bench_pipeline import TRAIN, random_clips, randomised
 from providers import Case
@@ -15,7 +14,7 @@ from providers import Case
 from handcraft.config import AugmentConfig, TransformerRecipe, TransformerSLConfig
 from handcraft.machine import keep_memory
 from handcraft.online import OnlineTask
-from handcraft.optim import build_optimizer
+from handcraft.optim import build_optimizer, clip_gradients
 from handcraft.synthesis import Synthesizer
 from handcraft.tasks import ClassifierTask
 
@@ -38,7 +37,7 @@ def setup(case: Case, folder: Path) -> Callable[[], None]:
 
     def step() -> None:
         task.batch_loss(task.batch(next(steps))).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, TRAIN.clip_norm, foreach=True)
+        clip_gradients(parameters, TRAIN.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -29,7 +29,7 @@ from handcraft.kernels.dispatch import VARIABLE
 from handcraft.layouts import layout
 from handcraft.machine import keep_memory
 from handcraft.models import TransformerSL
-from handcraft.optim import build_optimizer
+from handcraft.optim import build_optimizer, clip_gradients
 from handcraft.tasks import ClassifierTask, GeneratorTask
 
 LAYOUT = layout("handcraft60")
@@ -118,7 +118,7 @@ def setup_step(case: Case, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 
     def step() -> None:
         task.batch_loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, TRAIN.clip_norm, foreach=True)
+        clip_gradients(parameters, TRAIN.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 

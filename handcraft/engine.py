@@ -20,7 +20,6 @@ from typing import Any, NoReturn, Protocol
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -35,7 +34,7 @@ from handcraft.errors import CheckpointError, Stopped, TrainingError
 from handcraft.files import TEMPORARY
 from handcraft.gradients import Gradients, compile_errors
 from handcraft.machine import keep_memory
-from handcraft.optim import build_optimizer, build_schedule
+from handcraft.optim import build_optimizer, build_schedule, clip_gradients
 from handcraft.tracking import Track, Tracker
 from handcraft.words import some
 
@@ -158,7 +157,7 @@ class _Run:
                 task.model.train()
                 while self.step < task.steps:
                     loss = gradients(self.step)
-                    norm = clip_grad_norm_(gradients.parameters, config.clip_norm or math.inf, foreach=True)
+                    norm = clip_gradients(gradients.parameters, config.clip_norm)
                     loss, stop = distributed.total(torch.stack([loss, loss.new_tensor(float(asked()))]))
                     value, size, stop = torch.stack([loss, norm, stop]).tolist()
                     if not (math.isfinite(value) and math.isfinite(size)):

@@ -1,4 +1,9 @@
-"""Optimisers and learning-rate schedules of the training loop: torch's own, and Lookahead around them."""
+"""Optimisers, clipping and learning-rate schedules of the training loop: torch's own, on a CPU with a step of one call,
+and Lookahead around them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -6,8 +11,100 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from handcraft.config import TrainConfig
 from handcraft.errors import ConfigError
+from handcraft.kernels import optimizer as compiled
+from handcraft.kernels.native import Pointers
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+
+@dataclass(frozen=True)
+class _Group:
+    """Where the tensors of a parameter group lie."""
+
+    parameters: Pointers
+    state: list[Pointers]
+    """Both moving averages and the steps taken."""
+    sizes: torch.Tensor
+
+    def moved(self, parameters: Sequence[nn.Parameter]) -> bool:
+        return [value.data_ptr() for value in parameters] != self.parameters.addresses
+
+
+class _OneCall:
+    """Lets the compiled CPU library take the steps of torch's Adam or RAdam where it can. State and arguments are
+    torch's; of its options those count that `build_optimizer` uses. The first step, which makes the state, is torch's
+    own."""
+
+    rectify: bool
+    _groups: list[_Group] | None = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step; see `torch.optim.Optimizer.step`."""
+        gradients = [compiled.lists([value.grad for value in group["params"]]) for group in self.param_groups]
+        if closure is not None or None in gradients or not self._found():
+            return super().step(closure)
+        for group, found, (gradient,) in zip(self.param_groups, self._groups, gradients, strict=True):
+            compiled.adam(
+                found.parameters,
+                gradient,
+                *found.state,
+                found.sizes,
+                rectify=self.rectify,
+                rate=group["lr"],
+                betas=group["betas"],
+                epsilon=group["eps"],
+                decay=group["weight_decay"],
+            )
+        return None
+
+    def _found(self) -> bool:
+        """Look where the tensors lie, unless that is known; False where the library cannot take them."""
+        groups = [group["params"] for group in self.param_groups]
+        if self._groups is not None and not any(map(_Group.moved, self._groups, groups)):
+            return True
+        self._groups, found = None, []
+        for values in groups:
+            states = [self.state.get(value, {}) for value in values]
+            names = ("exp_avg", "exp_avg_sq", "step")
+            pointers = compiled.lists(values, *([state.get(name) for state in states] for name in names))
+            if pointers is None:
+                return False
+            found.append(_Group(pointers[0], pointers[1:], compiled.sizes(pointers[0])))
+        self._groups = found
+        return True
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)  # other tensors from now on
+        self._groups = None
+
+    def add_param_group(self, group: dict) -> None:
+        """See `torch.optim.Optimizer.add_param_group`."""
+        super().add_param_group(group)
+        self._groups = None
+
+
+class Adam(_OneCall, torch.optim.Adam):
+    """torch's Adam; on a CPU one call takes the step of all parameters."""
+
+    rectify = False
+
+
+class RAdam(_OneCall, torch.optim.RAdam):
+    """torch's RAdam; on a CPU one call takes the step of all parameters."""
+
+    rectify = True
+
+
+OPTIMIZERS = {"adam": Adam, "radam": RAdam}
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> torch.Tensor:
+    """Scale the gradients to a norm over all parameters of at most `most` (0: leave them), and return the norm before,
+    (): torch's `clip_grad_norm_`, on a CPU in one call."""
+    gradients = [value.grad for value in parameters if value.grad is not None]
+    found = compiled.lists(gradients)
+    if found is not None:
+        return compiled.clip(*found, most or math.inf)
+    return nn.utils.clip_grad_norm_(parameters, most or math.inf, foreach=True)
 
 
 class Lookahead:

@@ -11,7 +11,7 @@ import functools
 import importlib.machinery
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,33 @@ class NativeError(RuntimeError):
 class _Field:
     name: str
     kind: str
-    """p: contiguous tensor, o: the same or None, s: tensor of any strides or None, i: int, r: float."""
+    """p: contiguous tensor, o: the same or None, s: tensor of any strides or None, l: `Pointers`, i: int, r: float."""
     dtype: torch.dtype | None
+
+
+class Pointers:
+    """The addresses of a list of contiguous CPU tensors of one dtype, for more than one call if they stay where they
+    are. `of` makes it."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tuple(tensors)
+        self.addresses = [tensor.data_ptr() for tensor in tensors]
+        self.array = (ctypes.c_void_p * len(self.addresses))(*self.addresses)
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor | None]) -> "Pointers | None":
+        """None where there is no tensor, or one that does not fit (or None) among them."""
+        dtype = tensors[0].dtype if tensors and tensors[0] is not None else None
+        for tensor in tensors:
+            if tensor is None or tensor.dtype != dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
+                return None
+            if not tensor.is_contiguous():
+                return None
+        return cls(tensors) if tensors else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors[0].dtype
 
 
 @dataclass(frozen=True)
@@ -78,7 +103,7 @@ def library() -> Library:
         return _load(os.environ.get(LIBRARY_VARIABLE), os.environ.get(ISA_VARIABLE))
 
 
-def call(entry: str, dtype: torch.dtype, **arguments: Tensor | int | float | None) -> None:
+def call(entry: str, dtype: torch.dtype, **arguments: Tensor | Pointers | int | float | None) -> None:
     """Run an entry on CPU tensors; it fills the output tensors among its arguments.
 
     Args:
@@ -112,13 +137,17 @@ def supports(entry: str, dtype: torch.dtype) -> bool:
     return f"{entry}_{SUFFIX[dtype]}" in library().entries
 
 
-def _value(entry: str, field: _Field, given: Tensor | int | float | None) -> int | float | None:
+def _value(entry: str, field: _Field, given: Tensor | Pointers | int | float | None) -> int | float | None:
     if field.kind in "ir":
         return given
     if given is None:
-        if field.kind == "p":
+        if field.kind in "pl":
             raise TypeError(f"{entry}: {field.name} is None, expected a tensor")
         return None
+    if field.kind == "l":
+        if given.dtype != field.dtype:
+            raise TypeError(f"{entry}: {field.name} are {given.dtype}, expected {field.dtype}")
+        return ctypes.addressof(given.array)
     if given.dtype != field.dtype or given.device.type != "cpu":
         raise TypeError(f"{entry}: {field.name} is {given.dtype} on {given.device}, expected {field.dtype} on cpu")
     if field.kind != "s" and not given.is_contiguous():
@@ -167,9 +196,10 @@ def _entry(path: Path, row: _CEntry) -> _Entry:
     dtypes = {**_CTYPES, "T": activation, "Compute<T>": compute}
     fields, members = [], []
     for line in row.fields.decode().split(";")[:-1]:
-        kind, *type_, field = line.split()
-        dtype = dtypes[type_[-1]] if type_ else None
-        fields.append(_Field(field, kind, dtype))
+        kind, *type_, field = line.split()  # "p const T x", and a list "p const T* const x"
+        of = [word for word in type_ if word != "const"]
+        dtype = dtypes[of[0].rstrip("*")] if of else None
+        fields.append(_Field(field, "l" if of and of[0].endswith("*") else kind, dtype))
         members.append((field, {"i": ctypes.c_int64, "r": ctypes.c_double}.get(kind, ctypes.c_void_p)))
     struct = type("Arguments", (ctypes.Structure,), {"_fields_": members})
     if ctypes.sizeof(struct) != row.size:

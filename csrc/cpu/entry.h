@@ -8,8 +8,8 @@
 //         POINTER(const T, x) POINTER(T, out) OPTIONAL(const float, bias) SIZE(count) REAL(factor)
 //     HANDCRAFT_ARGUMENTS(Scale, SCALE_FIELDS)      // template <typename T> struct Scale, constexpr char Scale_fields[]
 //
-// POINTER: contiguous tensor. OPTIONAL: contiguous, or null. STRIDED: any strides, which the launcher passes as SIZEs, or
-// null.
+// POINTER: contiguous tensor; POINTER(T* const, ...): a list of such tensors. OPTIONAL: contiguous, or null. STRIDED: any
+// strides, which the launcher passes as SIZEs, or null.
 // "T" is the dtype of the activations, which ends the entry's name (scale_f32, scale_f64, scale_bf16, scale_f16);
 // "Compute<T>" is double for double, else float; any other type is taken as it is written.
 //
@@ -24,7 +24,7 @@ namespace handcraft {
 
 struct Entry {
     const char* name;    // with the dtype, e.g. "scale_f32"
-    const char* fields;  // "p const T x;p T out;o const float bias;i count;r factor;"
+    const char* fields;  // "p const T x;p T* const outs;o const float bias;i count;r factor;"
     size_t size;         // of the struct in bytes
     void (*run)(const void* arguments);
 };

@@ -78,6 +78,23 @@ HANDCRAFT_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
     return a > b ? a : b;
 }
 
+template <typename T>
+HANDCRAFT_INLINE Vec<T> square_root(Vec<T> x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_sqrt_ps(x);
+    else return _mm512_sqrt_pd(x);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) return _mm256_sqrt_ps(x);
+    else return _mm256_sqrt_pd(x);
+#else
+    for (int i = 0; i < lanes<T>; ++i) {
+        if constexpr (sizeof(T) == 4) x[i] = __builtin_sqrtf(x[i]);
+        else x[i] = __builtin_sqrt(x[i]);
+    }
+    return x;
+#endif
+}
+
 namespace detail {
 // exp(r) for |r| <= ln(2) / 2.
 template <typename T>

@@ -4,8 +4,8 @@
 //     replay ISA CALLS RESULTS
 //
 // CALLS holds one call after the other: the length of the entry's name and the name; then for each field of its struct,
-// in order, 8 bytes: the number, or the size of a buffer (-1: null), which follows. RESULTS gets the buffers of each call
-// as it left them.
+// in order, 8 bytes: the number, or the size of a buffer (-1: null), which follows, or how many buffers a list has, each
+// of which follows with its size. RESULTS gets the buffers of each call as it left them.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -45,21 +45,34 @@ struct Buffer {
     size_t bytes = 0;
 };
 
+// A buffer of `bytes`, with what follows in CALLS; none where that is negative.
+Buffer read_buffer(int64_t bytes, const char* name, std::FILE* calls) {
+    Buffer buffer;
+    if (bytes < 0) return buffer;
+    buffer.bytes = size_t(bytes);
+    buffer.memory = std::malloc(buffer.bytes);
+    if (std::fread(buffer.memory, 1, buffer.bytes, calls) != buffer.bytes) fail("CALLS ends in", name);
+    return buffer;
+}
+
 void replay(const handcraft::Entry& entry, std::FILE* calls, std::FILE* results) {
     std::vector<int64_t> arguments;  // every field has 8 bytes
     std::vector<Buffer> buffers;
+    std::vector<std::vector<void*>> lists;  // moved when this grows, what they point to is not
     for (const char* field = entry.fields; *field != '\0'; field = std::strchr(field, ';') + 1) {
         int64_t value = read<int64_t>(calls);
-        if (*field != 'i' && *field != 'r') {
-            Buffer buffer;
-            if (value >= 0) {
-                buffer.bytes = size_t(value);
-                buffer.memory = std::malloc(buffer.bytes);
-                const size_t found = std::fread(buffer.memory, 1, buffer.bytes, calls);
-                if (found != buffer.bytes) fail("CALLS ends in", entry.name);
+        const std::string text(field, std::strchr(field, ';'));
+        if (text.find('*') != std::string::npos) {
+            std::vector<void*> list;
+            for (int64_t i = 0; i < value; ++i) {
+                buffers.push_back(read_buffer(read<int64_t>(calls), entry.name, calls));
+                list.push_back(buffers.back().memory);
             }
-            buffers.push_back(buffer);
-            value = reinterpret_cast<int64_t>(buffer.memory);
+            value = reinterpret_cast<int64_t>(list.data());
+            lists.push_back(std::move(list));
+        } else if (*field != 'i' && *field != 'r') {
+            buffers.push_back(read_buffer(value, entry.name, calls));
+            value = reinterpret_cast<int64_t>(buffers.back().memory);
         }
         arguments.push_back(value);
     }

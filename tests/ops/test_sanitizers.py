@@ -24,6 +24,7 @@ from windowed import setting as windows_setting
 from handcraft import kernels
 from handcraft.kernels import MambaParams, env, native, philox
 from handcraft.kernels.cmlpe.cpu_generate import OUT_TYPES
+from handcraft.optim import OPTIMIZERS, clip_gradients
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -99,6 +100,11 @@ class Recorder:
                 self.calls += struct.pack("q" if field.kind == "i" else "d", value)
             elif value is None:
                 self.calls += struct.pack("q", -1)
+            elif field.kind == "l":
+                self.calls += struct.pack("q", len(value.tensors))
+                for tensor in value.tensors:
+                    data = span(tensor)
+                    self.calls += struct.pack("q", len(data)) + data.tobytes()
             else:
                 data = span(value)
                 self.calls += struct.pack("q", len(data)) + data.tobytes()
@@ -108,7 +114,8 @@ class Recorder:
                 value = given[field.name]
                 if field.name == "out" and "out_type" in given:  # handed over as bytes
                     value = value.view(OUT_TYPES[given["out_type"]])
-                self.results.append((f"{name} {field.name}", value.detach().clone(), value.stride(), len(span(value))))
+                for one in value.tensors if field.kind == "l" else [value]:
+                    self.results.append((f"{name} {field.name}", one.detach().clone(), one.stride(), len(span(one))))
 
 
 def run_all() -> None:
@@ -163,6 +170,15 @@ def run_all() -> None:
     for size in (1, 67, 300):
         philox.keep(3, torch.arange(3), size, 0.3)
         philox.words(3, torch.arange(2), 1, 2, size)
+    for name in OPTIMIZERS:
+        for dtype in DTYPES[:2]:
+            values = [torch.nn.Parameter(torch.randn(size, dtype=dtype)) for size in (1, 37, 0, 5000)]
+            taken = OPTIMIZERS[name](values, lr=0.1, weight_decay=0.1)
+            for _ in range(7):
+                for value in values:
+                    value.grad = torch.randn_like(value)
+                clip_gradients(values, 1.0)
+                taken.step()
     turned = {name: value.mT.contiguous().mT if value.dim() > 1 else value for name, value in make_scan(2).items()}
     gradients(turned, scan)
 
