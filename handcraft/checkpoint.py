@@ -25,6 +25,7 @@ import handcraft
 from handcraft.config import AugmentConfig, PreprocessConfig, TrainConfig, WindowConfig, completed
 from handcraft.data.manifest import is_digest, is_text
 from handcraft.data.preprocess import signature
+from handcraft.data.recorded import Recorded
 from handcraft.data.statistics import Statistics
 from handcraft.data.untrusted import require_file
 from handcraft.errors import CheckpointError, ConfigError, DataError, HandcraftError
@@ -64,6 +65,8 @@ class Checkpoint:
     """SHA-256 of the weights that training started from; empty for a fresh model."""
     generators: tuple[str, ...] = ()
     """SHA-256 of the forward and the reversed generator's weights behind the synthetic clips of the pretraining."""
+    recorded: Recorded | None = None
+    """How the training clips were recorded; None where nothing is known of it."""
     step: int = 0
     metrics: dict[str, float] | None = None
     """Validation metrics at this step; None without validation clips."""
@@ -134,6 +137,7 @@ def save(run: Path | str, checkpoint: Checkpoint, resume: dict | None = None) ->
             },
             "signature": checkpoint.signature,
             "statistics": checkpoint.statistics.to_dict(),
+            "recorded": None if checkpoint.recorded is None else checkpoint.recorded.to_dict(),
             "metrics": checkpoint.metrics,
             "sha256": sums,
             "versions": {"handcraft": handcraft.__version__, "torch": torch.__version__},
@@ -229,6 +233,10 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         statistics = Statistics.from_dict(value.get("statistics"))
     except (HandcraftError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: unusable statistics ({error})") from None
+    try:
+        recorded = None if value.get("recorded") is None else Recorded.from_dict(value["recorded"])
+    except DataError as error:
+        raise CheckpointError(f"{file}: {error}") from None
     shape = tuple(statistics.mean.shape)
     axes = shape[1] if configs["preprocess"] is None else len(configs["preprocess"].coordinates)
     if math.prod(shape) != config.dim or shape != (LAYOUTS[plain["layout"]].landmarks, axes):
@@ -250,6 +258,7 @@ def load(path: Path | str, which: Literal["best", "last"] = "best") -> Checkpoin
         config=config,
         statistics=statistics,
         metrics=value.get("metrics"),
+        recorded=recorded,
         sha256=sums[WEIGHTS],
         path=folder,
         **plain,

@@ -189,6 +189,7 @@ class ClipTask(ABC):
             seen_clips=self.seen_clips,
             initial="" if self.initial is None else self.initial.sha256,
             generators=self.generators,
+            recorded=self.clips.recorded,
         )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -58,6 +58,11 @@ class Layout:
         """Indices along this layout's landmark axis that give `target`; `ConfigError` if a landmark is missing."""
         return [self.position(part.name, index) for part in target.parts for index in part.indices]
 
+    def lacks(self, target: "Layout") -> list[str]:
+        """Names of the parts of `target` that this layout does not hold all landmarks of."""
+        held = {part.name: set(part.indices) for part in self.parts}
+        return [part.name for part in target.parts if not set(part.indices) <= held.get(part.name, set())]
+
     @property
     def flip(self) -> tuple[int, ...]:
         """Permutation that belongs to mirroring x: `mirrored[..., j, :] = clip[..., flip[j], :]` with x negated."""

@@ -1,17 +1,19 @@
 """Raw landmarks of one person from wherever they come: a video, a `.pose` file, a clip of a raw store, or an array."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from handcraft.data.clip_files import entries
 from handcraft.data.manifest import MANIFEST
+from handcraft.data.recorded import Recorded, plain_detector
 from handcraft.data.store import Store
 from handcraft.errors import DataError
-from handcraft.extract.landmarker import Settings
+from handcraft.extract.landmarker import Settings, detector_of
 from handcraft.extract.video import VIDEO_SUFFIXES, is_image_clip
 from handcraft.layouts import LAYOUTS
 from handcraft.layouts import layout as find_layout
@@ -39,6 +41,8 @@ class Recording:
     """Width / height of the picture."""
     varies: bool = False
     """Whether the steps from frame to frame differ; `fps` is then their average."""
+    detector: Mapping[str, Any] = field(default_factory=dict)
+    """What found the landmarks, see `data.recorded.IDENTITY`; empty where not known."""
 
     def seen(self) -> dict[str, float]:
         """Part of the layout -> the share of frames in which any landmark of it was detected."""
@@ -65,7 +69,9 @@ def as_recording(
 
 
 def of_store(store: Store, places: np.ndarray, fps: float | None = None) -> Iterator[Recording]:
-    """Clips of a raw store, after a look at the checksums of the parts they lie in; fps: where it does not say its own.
+    """Clips of a raw store, after a look at the checksums of the parts they lie in.
+
+    fps: where neither the store nor the clip's provenance says one.
 
     `DataError`: a centred store, or a damaged one.
     """
@@ -75,10 +81,18 @@ def of_store(store: Store, places: np.ndarray, fps: float | None = None) -> Iter
             f"{store.path}: holds preprocessed clips, of which no shorter ones can be cut; give the raw recordings"
         )
     store.verify(places)
+    known = Recorded.of(manifest).detectors
     for place in places.tolist():
         label = store.classes[int(store.labels[place])]
-        about = (manifest.layout, str(store.ids[place]), label, manifest.fps or fps, manifest.aspect)
-        yield Recording(store.landmarks(place), *about)
+        rate = manifest.fps or _own_rate(store, place) or fps
+        about = (manifest.layout, str(store.ids[place]), label, rate, manifest.aspect)
+        yield Recording(store.landmarks(place), *about, detector=known[0] if len(known) == 1 else {})
+
+
+def _own_rate(store: Store, place: int) -> float | None:
+    """Frames a second of a clip of a store whose clips differ in them, as `handcraft extract` notes them."""
+    rate = store.provenance_of(place).get("fps")
+    return float(rate) if isinstance(rate, int | float) and 0 < rate < float("inf") else None
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,16 @@ def read(source: Source, settings: Settings = DETECTOR) -> Recording:
     from handcraft.extract.worker import ClipSource, extract_clip
 
     found = extract_clip(ClipSource(source.path, id=str(source.path), label=source.label or ""), settings)
-    aspect, name = found.width / found.height, str(source.path)
-    return Recording(found.landmarks, settings.layout.name, name, source.label, found.fps, aspect, varies=found.varies)
+    return Recording(
+        found.landmarks,
+        settings.layout.name,
+        str(source.path),
+        source.label,
+        found.fps,
+        found.width / found.height,
+        found.varies,
+        plain_detector(detector_of(settings).describe(settings)),
+    )
 
 
 def _in_folder(folder: Path) -> list[Source]:

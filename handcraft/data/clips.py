@@ -17,6 +17,7 @@ from handcraft.config import PreprocessConfig
 from handcraft.data.host import HostFrames
 from handcraft.data.preprocess import preprocess as preprocess_clip
 from handcraft.data.preprocess import signature
+from handcraft.data.recorded import Recorded
 from handcraft.data.store import Store
 from handcraft.errors import DataError
 from handcraft.layouts import layout as find_layout
@@ -60,6 +61,8 @@ class Clips(Motion):
     classes: tuple[str, ...]
     layout: str
     preprocess: PreprocessConfig | None = None
+    recorded: Recorded | None = None
+    """What their store says about how they were recorded; None where they came preprocessed."""
 
     def subset(self, index: np.ndarray | Tensor | list[int]) -> "Clips":
         """The clips at `index` (positions, or a mask of N booleans), in that order; shares the frames."""
@@ -170,6 +173,7 @@ def describe(store: Store, preprocess: PreprocessConfig, frames: Tensor | HostFr
         classes=tuple(store.classes),
         layout=preprocess.layout,
         preprocess=preprocess,
+        recorded=Recorded.of(store.manifest),
     )
 
 

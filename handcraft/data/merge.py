@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handcraft.data.exports import progress_bar
+from handcraft.data.recorded import detectors
 from handcraft.data.store import Store, StoreWriter
 from handcraft.errors import DataError
 from handcraft.words import counted, some
@@ -151,16 +152,6 @@ def _require_same(name: str, wanted: Any, found: Any, first: Store, store: Store
             f"{store.path}: its {name} is {_shown(found)}, that of {first.path} is {_shown(wanted)}; "
             + (remedy or "make both with the same choices")
         )
-
-
-def detectors(source: Mapping[str, Any]) -> list[Any]:
-    """What detected the landmarks of a store, from its manifest's `source`: what `handcraft extract` notes, for each
-    store that was merged into it; None for one from elsewhere."""
-    stores = source.get("stores")
-    if not isinstance(stores, list) or not stores:
-        return [source.get("extraction")]
-    found = [value for part in stores for value in (detectors(part) if isinstance(part, Mapping) else [None])]
-    return [value for at, value in enumerate(found) if value not in found[:at]]
 
 
 def _backend(store: Store) -> Any:

@@ -19,7 +19,7 @@ from scipy.signal import savgol_filter
 
 from handcraft.config import LATER, PreprocessConfig
 from handcraft.errors import ConfigError, DataError
-from handcraft.layouts import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, Layout
+from handcraft.layouts import LEFT_SHOULDER, NOSE, RIGHT_SHOULDER, Layout, Part
 from handcraft.layouts import layout as find_layout
 
 VERSION = 1  # raise it whenever the same config would give other numbers: stores made before are then refused
@@ -61,11 +61,15 @@ def preprocess(
     Returns (T,J,C) float32 in `config.layout`. Computes in float64. Raises `DataError` for a clip that cannot be used:
     another shape than the layout's, no frames, infinite values, nothing detected, or nothing to centre on.
     """
+    target = find_layout(config.layout)
     landmarks = _checked(landmarks, raw_layout, config)
+    layout, where = _needed(raw_layout, target)
+    landmarks = landmarks[:, where].astype(np.float64)
+    landmarks[np.isnan(landmarks).any(axis=2)] = np.nan
     landmarks = fill_gaps(landmarks, config.fill)
     landmarks = smooth(landmarks, config.smooth_window, config.smooth_order)
-    landmarks = centre(landmarks, raw_layout, config.centre, aspect)
-    landmarks = select(landmarks, raw_layout, find_layout(config.layout), config.coordinates)
+    landmarks = centre(landmarks, layout, config.centre, aspect)
+    landmarks = select(landmarks, layout, target, config.coordinates)
     return interpolate(landmarks, config.missing).astype(np.float32)
 
 
@@ -192,7 +196,7 @@ def interpolate(landmarks: np.ndarray, missing: str) -> np.ndarray:
 
 
 def _checked(landmarks: np.ndarray, layout: Layout, config: PreprocessConfig) -> np.ndarray:
-    """A float64 copy with the wanted coordinates, landmarks with any NaN wholly NaN; `DataError` if unusable."""
+    """A view of the wanted coordinates; `DataError` if the clip is unusable."""
     if config.coordinates not in ("xyz", "xy"):
         raise ConfigError(f"preprocess.coordinates is {config.coordinates!r}; expected 'xyz' or 'xy'")
     wanted = len(config.coordinates)
@@ -206,14 +210,24 @@ def _checked(landmarks: np.ndarray, layout: Layout, config: PreprocessConfig) ->
         raise DataError("the clip has x and y only; set preprocess.coordinates to 'xy'")
     if len(landmarks) == 0:
         raise DataError("the clip has 0 frames; leave it out")
-    # Always a copy in float64. Without z nothing below reads it, so it goes first and its NaN cannot hide a landmark.
-    landmarks = np.array(landmarks[..., :wanted], dtype=np.float64)
+    landmarks = landmarks[..., :wanted]  # without z nothing below reads it, and its NaN cannot hide a landmark
     if np.isinf(landmarks).any():
         raise DataError("the clip holds infinite coordinates; mark missing landmarks with NaN")
-    landmarks[np.isnan(landmarks).any(axis=2)] = np.nan
-    if np.isnan(landmarks).all():
+    if np.isnan(landmarks).any(axis=2).all():
         raise DataError("no landmark was detected in any frame of the clip; leave it out")
     return landmarks
+
+
+@lru_cache
+def _needed(raw: Layout, target: Layout) -> tuple[Layout, list[int]]:
+    """What a clip is centred on and what is kept of it, as a layout of its own, and where in `raw` its landmarks lie:
+    the many points of a face mesh need not be filled and smoothed to be dropped then."""
+    raw.take(target)  # says what is missing
+    kept = {part.name: set(part.indices) for part in target.parts}
+    kept["pose"] = kept.get("pose", set()) | {NOSE, LEFT_SHOULDER, RIGHT_SHOULDER}
+    parts = [Part(part.name, tuple(i for i in part.indices if i in kept.get(part.name, ()))) for part in raw.parts]
+    needed = Layout(raw.name, tuple(part for part in parts if part.indices))
+    return needed, raw.take(needed)
 
 
 def _runs_by_pattern(landmarks: np.ndarray) -> Iterator[tuple[list[int] | slice, np.ndarray]]:

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import handcraft
 from handcraft.data.manifest import MANIFEST, MAX_TEXT, is_text
-from handcraft.data.merge import detectors, parse_shard
+from handcraft.data.merge import parse_shard
+from handcraft.data.recorded import detectors
 from handcraft.data.store import Store
 from handcraft.data.writer import clear_leftovers, locked
 from handcraft.errors import ConfigError, DataError

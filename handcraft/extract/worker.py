@@ -4,13 +4,14 @@ machine.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from handcraft.extract.landmarker import DETECTED, Detection, Detector, Settings, detector_of
 from handcraft.extract.video import frame_rate, read_frames
-from handcraft.layouts import Layout
+from handcraft.layouts import Layout, Part
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ def extract_clip(
 ) -> Extracted:
     """Detect on every frame of a clip, with a landmarker of its own. A clip without a person is all NaN.
 
-    detector: another one than `settings.backend` names. on_frame: called after each frame.
+    detector: another one than `settings.backend` names. on_frame: called after each frame. Memory is that of one
+    picture and of the result, for which an hour at 30 frames a second takes 0.8 GB in `holistic553`, and 0.13 GB in
+    `holistic87`.
     `DataError`: the video cannot be read, see `read_frames`; `ConfigError`: the detector cannot run here.
     """
     layout = settings.layout
-    times, landmarks, visibility = [], [], []
+    times, landmarks, visibility = [], bytearray(), bytearray()  # these grow without a second copy
     counts = dict.fromkeys((part.name for part in layout.parts), 0)
     frames = read_frames(
         source.path, start=source.start, end=source.end, fps=settings.fps, image_fps=settings.image_fps
@@ -72,8 +75,9 @@ def extract_clip(
         for time, picture in frames:
             found = landmarker.detect(picture, time)
             times.append(time)
-            landmarks.append(arrange(found, layout))
-            visibility.append(np.full(DETECTED["pose"], np.nan) if found.visibility is None else found.visibility)
+            landmarks += arrange(found, layout).data
+            seen = np.full(DETECTED["pose"], np.nan) if found.visibility is None else found.visibility
+            visibility += seen.astype(np.float32).data
             for name in counts:
                 counts[name] += getattr(found, name) is not None
             on_frame()
@@ -81,8 +85,8 @@ def extract_clip(
     if source.path.is_dir() and settings.image_fps is None:
         rate = None
     return Extracted(
-        landmarks=np.stack(landmarks),
-        visibility=np.stack(visibility).astype(np.float32),
+        landmarks=np.frombuffer(landmarks, np.float32).reshape(-1, layout.landmarks, 3),
+        visibility=np.frombuffer(visibility, np.float32).reshape(-1, DETECTED["pose"]),
         fps=settings.fps or rate,
         width=picture.shape[1],
         height=picture.shape[0],
@@ -94,10 +98,15 @@ def extract_clip(
 def arrange(found: Detection, layout: Layout) -> np.ndarray:
     """(J,3) float32 of a frame in `layout`, NaN where a part was not found; a face of 468 points lacks the last 10."""
     points = np.full((layout.landmarks, 3), np.nan, dtype=np.float32)
-    for part in layout.parts:
+    for part, where in zip(layout.parts, layout.slices.values(), strict=True):
         values = getattr(found, part.name)
-        if values is None:
-            continue
-        there = [at for at, index in enumerate(part.indices) if index < len(values)]
-        points[layout.slices[part.name]][there] = values[[part.indices[at] for at in there]]
+        if values is not None:
+            indices = _indices(part)
+            there = indices < len(values)
+            points[where][there] = values[indices[there]]
     return points
+
+
+@lru_cache
+def _indices(part: Part) -> np.ndarray:
+    return np.array(part.indices)

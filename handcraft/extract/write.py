@@ -11,12 +11,12 @@ import numpy as np
 
 from handcraft.data.manifest import MANIFEST
 from handcraft.data.merge import merge_stores
+from handcraft.data.recorded import SAME_RATE
 from handcraft.data.store import StoreWriter
 from handcraft.extract.kept import Task, load_arrays, load_facts
 from handcraft.words import counted
 
 NEW, MERGED, OLD = "new", "merged", "old"  # stores in the folder of an unfinished run
-SAME_RATE = 0.02  # frame rates that differ by less count as one
 
 
 @dataclass(frozen=True)

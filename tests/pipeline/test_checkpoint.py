@@ -16,6 +16,7 @@ import handcraft
 from handcraft import checkpoint as checkpoints
 from handcraft.checkpoint import load, load_resume, save
 from handcraft.data.preprocess import signature
+from handcraft.data.recorded import Recorded
 from handcraft.errors import CheckpointError
 from handcraft.files import sha256_file
 from handcraft.state_file import save_state
@@ -73,6 +74,18 @@ def test_a_model_of_centred_clips_has_no_preprocessing(tmp_path):
     found = load(save(tmp_path, replace(small_task("cmlpe").checkpoint(), preprocess=None)))
     assert found.preprocess is None
     assert found.signature is None
+
+
+def test_how_the_training_clips_were_recorded_comes_back_where_it_is_known(tmp_path):
+    told = Recorded(25.0, 1.5, ({"backend": "holistic", "detection": 0.5},))
+    folder = save(tmp_path, replace(small_task("cmlpe").checkpoint(), recorded=told))
+    assert load(folder).recorded == told
+    for change in (
+        lambda v: v.update(recorded=None),
+        lambda v: v.pop("recorded"),
+    ):  # unknown, and an older one
+        rewrite(folder, change)
+        assert load(folder).recorded is None
 
 
 def test_a_run_means_its_best_unless_last_is_asked_for(run):
@@ -227,6 +240,7 @@ def test_pickled_code_is_refused_unread(run, name, monkeypatch, tmp_path):
         (lambda v: v["sha256"].clear(), "lists no SHA-256"),
         (lambda v: v.update(sha256=None), "sha256"),
         (lambda v: v.update(layout="handcraft60"), "layout"),
+        (lambda v: v.update(recorded={"fps": -1}), "recorded is"),
     ],
 )
 def test_foreign_configs_are_named(run, change, message):

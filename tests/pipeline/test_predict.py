@@ -11,7 +11,7 @@ from small_clips import small_clips
 from twins import classifier, twin
 
 from handcraft.checkpoint import load, save
-from handcraft.config import PreprocessConfig, WindowConfig
+from handcraft.config import PreprocessConfig
 from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import load_clips
 from handcraft.data.preprocess import preprocess, signature
@@ -245,21 +245,14 @@ def test_clips_of_a_store_are_cut_by_its_frame_rate(trained, tmp_path):
         predict(checkpoint, centred_store(tmp_path / "centred", small_clips()), window=0.4)
 
 
-def test_models_of_frames_as_they_are_say_what_they_see(trained):
-    _, checkpoint = trained
-    cropping = replace(checkpoint, window=WindowConfig(frames=16, mode="zero"))
-    clip = person(40)
-    assert predict(checkpoint, clip, fps=30)[0]["notes"] == []
-    rate, middle = predict(cropping, clip, fps=30)[0]["notes"]
-    assert "here it is 30 frames a second" in rate
-    assert middle == "of 40 frames of the clip only the middle 16 are looked at"
-    assert "unknown" in predict(cropping, clip[:16])[0]["notes"][0]
-    assert "of 20 frames of each window" in predict(cropping, clip, fps=10, window=2)[0]["notes"][1]
-    hidden = clip.copy()
-    hidden[:, layout("holistic75").slices["left_hand"]] = np.nan
-    (row,) = predict(checkpoint, hidden)
-    assert row["notes"] == ["left hand not detected in any frame"]
-    assert row["seen"] == {"pose": 1, "right_hand": 1, "left_hand": 0}
+def test_clips_of_several_rates_are_cut_by_their_own(trained, tmp_path):
+    with StoreWriter(tmp_path / "s", layout="holistic75", stage="raw", classes=["no"]) as writer:
+        for rate in (10, 20, None):
+            writer.add(person(20), id=str(rate), label="no", provenance={"fps": rate})
+    rows = predict(trained[1], tmp_path / "s", ["10", "20"], window=1.0, step=1.0)
+    assert [len(row["windows"]) for row in rows] == [2, 1]
+    with pytest.raises(ConfigError, match="None: its frame rate is unknown"):
+        predict(trained[1], tmp_path / "s", window=1.0)
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,18 @@ def test_preprocessing_interpolates_last_and_changes_no_detection():
     np.testing.assert_array_equal(filled[:4, lost], np.repeat(kept[4:5, lost], 4, axis=0))
 
 
+def test_of_a_face_mesh_only_what_is_kept_is_filled_and_smoothed(monkeypatch):
+    raw, config, sizes = layout("holistic553"), PreprocessConfig(layout="handcraft60"), []
+    clip = np.random.default_rng(0).uniform(0, 1, (20, 553, 3)).astype(np.float32)
+    clip[5:8, raw.slices["face"]] = np.nan
+    whole = smooth(fill_gaps(clip.astype(float), config.fill), config.smooth_window, config.smooth_order)
+    whole = select(centre(whole, raw, config.centre, 1.5), raw, layout("handcraft60"), "xyz")
+    spied = lambda x, most: sizes.append(x.shape) or fill_gaps(x, most)  # noqa: E731
+    monkeypatch.setattr("handcraft.data.preprocess.fill_gaps", spied)
+    np.testing.assert_allclose(preprocess(clip, raw, config, 1.5), whole, rtol=0, atol=1e-5)
+    assert sizes == [(20, 61, 3)]
+
+
 def test_one_missing_coordinate_is_a_missing_landmark():
     clip = person()
     clip[7, 40, 1] = np.nan
