@@ -25,7 +25,7 @@ from handcraft.kernels import CMLPeParams, MambaParams, dispatch, env
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2}
 """Largest error of an op against float64: of its output and of each gradient, relative to its largest number."""
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "torchmetrics", "tyro", "triton")
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "torchmetrics", "tyro", "triton")
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ def examine(console: Console | None = None) -> bool:
     versions = Table("library", "version", title="Versions")
     versions.add_row("handcraft", handcraft.__version__)
     versions.add_row("python", f"{sys.version.split()[0]}, {platform.platform()}")
+    versions.add_row("torch", torch.__version__)
     for name in LIBRARIES:
         try:
             versions.add_row(name, metadata.version(name))

@@ -22,7 +22,8 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 def versions() -> dict[str, str]:
     """handcraft, python and the libraries that decide a run's figures."""
     found = {"handcraft": handcraft.__version__, "python": sys.version.split()[0]}
-    return found | {name: metadata.version(name) for name in LIBRARIES}
+    found |= {name: metadata.version(name) for name in LIBRARIES}
+    return found | {"torch": str(torch.__version__)}  # which names the build, too, such as +cu130
 
 
 def machine() -> dict[str, Any]:

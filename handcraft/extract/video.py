@@ -82,10 +82,9 @@ def read_frames(
         yield time, found
     if size is None:
         until = "its end" if end is None else f"{end:g} s"
-        where = (
-            "" if start is None and end is None else f" from {start or 0:g} s to {until} (start and end are seconds)"
-        )
-        raise DataError(f"{path}: has no frame{where}")
+        if start is None and end is None:
+            raise DataError(f"{path}: has no frame; fetch it again, or take it out")
+        raise DataError(f"{path}: has no frame from {start or 0:g} s to {until} (start and end are seconds)")
     if end is not None and end > time + max(step, 0.0) + _BEYOND:
         raise DataError(f"{path}: its last frame is at {time:.2f} s, and the clip should end at {end:g} s (in seconds)")
 
@@ -165,7 +164,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     except (av.error.FFmpegError, EOFError) as error:
         raise DataError(
             f"{path}: no video that can be read ({getattr(error, 'strerror', None) or error}); it is damaged, cut "
-            "short or of another kind than its name says"
+            "short or of another kind than its name says: fetch it again, or take it out"
         ) from None
 
 
@@ -247,13 +246,13 @@ def _picture(frame: Any, pixel: float) -> np.ndarray:
     """(H,W,3) uint8 RGB of a PyAV frame, turned upright; pixel: width / height of a pixel as it is stored."""
     wider = {} if pixel == 1 else {"width": round(frame.width * pixel), "height": frame.height}
     picture = frame.to_ndarray(format="rgb24", **wider)
-    for side in frame.side_data:
-        if side.type.name == "DISPLAYMATRIX":
-            # Where the right and the lower neighbour of a pixel are shown: a right, b down; c right, d down.
-            a, b, _, c, d = struct.unpack("=5i", bytes(side)[:20])
-            if abs(a) < abs(b):
-                picture, a, d = picture.swapaxes(0, 1), c, b
-            picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        # Where the right and the lower neighbour of a pixel are shown: a right, b down; c right, d down.
+        a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+        if abs(a) < abs(b):
+            picture, a, d = picture.swapaxes(0, 1), c, b
+        picture = picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return np.ascontiguousarray(picture)
 
 

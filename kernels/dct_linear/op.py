@@ -12,7 +12,7 @@ FUSED = FusedOp(
     OP,
     ("x", "weight", "bias?", "cls?", "position?", "lengths?"),
     {"cpu": cpu, "triton": Lazy("handcraft.kernels.dct_linear.kernel")},
-    lambda x, weight, bias, cls, *_: (x.new_empty(x.shape[0], x.shape[1] + (cls is not None), weight.shape[0]),),
+    lambda x, weight, bias, cls, *_: (x.new_empty(x.shape[0], x.shape[1] + int(cls is not None), weight.shape[0]),),
     options=("str cls_at", "str transform"),
 )
 
