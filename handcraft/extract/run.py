@@ -283,7 +283,7 @@ def _shown(tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
         if any(load_facts(done).counts.values()):
             shown.append(done)
         else:
-            lines.append(f"{done.source.path}: nobody was found in any of its frames")
+            lines.append(f"{done.source.path}: nobody was found in any of its frames; is a person in view?")
     return shown, lines
 
 

@@ -4,7 +4,7 @@ What is expected of the real videos comes from a loop over frames that uses PyAV
 package.
 """
 
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_landmarker import video
+from permissions import held_back
 
 from handcraft.data.store import Store
 from handcraft.layouts import layout
@@ -29,9 +30,11 @@ real = pytest.mark.skipif(not VIDEOS.is_dir(), reason="the real videos are not b
 
 
 def extract(*words, kill_when=None):
-    """The command in a process of its own: exit code, what it printed; killed as soon as `kill_when` holds."""
+    """The command in a process of its own, which permissions hold back: exit code, what it printed; killed as soon as
+    `kill_when` holds."""
     command = [sys.executable, "-m", "handcraft", "extract", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, preexec_fn=held_back) as process:
         while kill_when is not None and not kill_when():
             assert process.poll() is None
             time.sleep(0.02)
@@ -173,30 +176,40 @@ def test_what_is_no_video_is_a_line_each_and_the_rest_is_done(tmp_path):
     whole = video(folder / "sign/nobody.mp4", frames=4, size=(320, 240)).read_bytes()
     (folder / "sign/cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "sign/text.mp4").write_text("hello")
-    (folder / "sign/empty.mp4").write_bytes(b"")
+    (folder / "sign/bytes.mp4").write_bytes(b"")
+    (folder / "sign/secret.mp4").write_bytes(whole)
+    (folder / "sign/secret.mp4").chmod(0)
+    with av.open(str(folder / "sign/frames.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
     if VIDEOS.is_dir():
         (folder / "sign/zgood.mp4").write_bytes((VIDEOS / "msl150_yo.mp4").read_bytes())
-    (folder / "locked").mkdir()
-    if os.geteuid() != 0:
-        (folder / "locked").chmod(0)
+    (folder / "locked").mkdir(mode=0)
     code, out, err = extract(folder, tmp_path / "s", "--workers", "2", "--fps", "5")
-    lines = out.splitlines()
-    failed = (
-        ["cut.mp4", "empty.mp4", "text.mp4", "nobody.mp4"]
-        if os.geteuid() == 0
-        else ["locked", "cut.mp4", "empty.mp4", "text.mp4", "nobody.mp4"]
-    )
-    assert lines[-len(failed) - 1] == f"failed: {len(failed)}"
-    for line, name in zip(lines[-len(failed) :], failed, strict=True):
-        assert f"/{name}: " in line
-    assert "nobody was found in any of its frames" in lines[-1]
+    no_video = r"no video that can be read \(.*\); it is damaged, cut short or of another kind than its name says: .*"
+    expected = [
+        ("locked", r"not a folder that can be read \(Permission denied\)"),
+        ("sign/bytes.mp4", no_video),
+        ("sign/cut.mp4", no_video),
+        ("sign/frames.avi", "has no frame; fetch it again, or take it out"),
+        ("sign/secret.mp4", r"cannot be read \(Permission denied\)"),
+        ("sign/text.mp4", no_video),
+        ("sign/nobody.mp4", r"nobody was found in any of its frames; is a person in view\?"),
+    ]
+    lines = out.splitlines()[-1 - len(expected) :]
+    assert lines[0] == "failed: 7"
+    for line, (name, words) in zip(lines[1:], expected, strict=True):
+        assert re.fullmatch(f"  {re.escape(str(folder / name))}: {words}", line), line
     assert "Traceback" not in err
     if VIDEOS.is_dir():
         assert code == 1
         store = Store(tmp_path / "s")
         assert (store.ids.tolist(), store.frames.tolist(), store.manifest.fps) == (["sign-zgood"], [10], 5.0)
-        assert extract(folder, tmp_path / "s", "--fps", "5")[0] == 1
-        assert content(tmp_path / "s") == content(store.path)
+        before = content(tmp_path / "s")
+        code, out, _ = extract(folder, tmp_path / "s", "--fps", "5")
+        assert (code, out.splitlines()[:2]) == (1, [f"{tmp_path / 's'}: nothing new", "already there: 1 clip"])
+        assert content(tmp_path / "s") == before
     else:
         assert code == 2
         assert not (tmp_path / "s").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,13 @@ def test_each_failure_is_a_line_and_the_rest_is_stored(tmp_path, capfd):
     assert "ended with code 7; its last words: green is the end" in summary.failed[0]
     assert summary.lines()[-5:] == ["failed: 4", *(f"  {line}" for line in summary.failed)]
     assert capfd.readouterr().err.count("failed: ") == 3  # as they happen; that nobody is there shows at the end
+
+
+def test_progress_says_frames_a_second_and_the_time_left(tmp_path, capfd):
+    go(videos(tmp_path / "v", a_1=None, a_2=None), tmp_path / "s", progress=True)
+    steps = capfd.readouterr().err.split("\r")
+    assert re.search(r"extract:  50%.*1/2 \[\d\d:\d\d<\d\d:\d\d, .*, \d+\.\d frames/s\]", "".join(steps))
+    assert re.search(r"100%.* 2/2 ", steps[-1])
 
 
 def test_where_everything_fails_there_is_no_store(tmp_path):
