@@ -131,9 +131,9 @@ class MambaBlock(nn.Module):
             out_proj_weight=self.out_proj.weight,
         )
 
-    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
-        """x (B,L,H) -> (B,L,H); with at (B,) only row at[b] of each sequence, (B,H)."""
-        return mamba_block(x, self.params(), at=at, backend=self.backend)
+    def forward(self, x: Tensor, at: Tensor | None = None, norm: Tensor | None = None) -> Tensor:
+        """x (B,L,H) -> (B,L,H); with at (B,) only row at[b] of each sequence, (B,H). norm: as in `mamba_block`."""
+        return mamba_block(x, self.params(), at=at, norm=norm, backend=self.backend)
 
 
 class CMLPe(nn.Module):

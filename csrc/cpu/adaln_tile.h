@@ -20,17 +20,9 @@
 #pragma once
 
 #include "gemm.h"
+#include "vecmath.h"
 
 namespace handcraft::HANDCRAFT_ISA {
-
-template <typename T>
-HANDCRAFT_INLINE T reciprocal_root(T x) {
-    if constexpr (sizeof(T) == 4) {
-        return 1 / __builtin_sqrtf(x);
-    } else {
-        return 1 / __builtin_sqrt(x);
-    }
-}
 
 // Parameters of one block, in the type that is computed with; F padded with zeros to (M, padded).
 template <typename T>

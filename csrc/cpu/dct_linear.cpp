@@ -7,8 +7,7 @@
 // dW = sum of dtokens' z. Sums over clips are made for fixed chunks of the batch, whose partial sums the launcher adds
 // in order, so that a result does not depend on the number of threads.
 #include "entry.h"
-#include "gemm.h"
-#include "tile.h"
+#include "product.h"
 
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
@@ -28,72 +27,6 @@ HANDCRAFT_ARGUMENTS(Backward, BACKWARD_FIELDS)
 
 // Rows of scratch and of weights are padded to this many numbers on every processor: kernels/dct_linear/cpu.py.
 constexpr int64_t padding = 16;
-
-// out(r,c) = start(r,c) + sum over k < depth of a[r * a_row + k * a_step] * b[k * b_row + c * lanes ...], handed to
-// finish(r, c, register), for r < rows and c < columns.
-template <typename T, int R, int C, typename Start, typename Finish>
-HANDCRAFT_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, int64_t depth,
-                                   int64_t r, int64_t c, Start& start, Finish& finish) {
-    Vec<T> sums[R][C];
-    for (int i = 0; i < R; ++i) {
-        for (int j = 0; j < C; ++j) sums[i][j] = start(r + i, c + j);
-    }
-    multiply_add<T, R, C>(sums, a + r * a_row, a_row, a_step, b + c * lanes<T>, b_row, depth);
-    for (int i = 0; i < R; ++i) {
-        for (int j = 0; j < C; ++j) finish(r + i, c + j, sums[i][j]);
-    }
-}
-
-template <typename T, int C, typename Start, typename Finish>
-HANDCRAFT_INLINE void product_columns(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row,
-                                      int64_t rows, int64_t depth, int64_t c, Start& start, Finish& finish) {
-    constexpr int quarter = tile_rows / 3;
-    int64_t r = 0;
-    for (; r + tile_rows <= rows; r += tile_rows) {
-        product_tile<T, tile_rows, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
-    }
-    for (; r + quarter <= rows; r += quarter) {
-        product_tile<T, quarter, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
-    }
-    for (; r < rows; ++r) product_tile<T, 1, C>(a, a_row, a_step, b, b_row, depth, r, c, start, finish);
-}
-
-template <typename T, typename Start, typename Finish>
-void product(const T* a, int64_t a_row, int64_t a_step, const T* b, int64_t b_row, int64_t rows, int64_t depth,
-             int64_t numbers, Start start, Finish finish) {
-    const int64_t columns = (numbers + lanes<T> - 1) / lanes<T>;
-    int64_t c = 0;
-    for (; c + 2 <= columns; c += 2) {
-        product_columns<T, 2>(a, a_row, a_step, b, b_row, rows, depth, c, start, finish);
-    }
-    if (c < columns) product_columns<T, 1>(a, a_row, a_step, b, b_row, rows, depth, c, start, finish);
-}
-
-template <typename T>
-HANDCRAFT_INLINE auto zero() {
-    return [](int64_t, int64_t) { return Vec<T>{}; };
-}
-
-// Stores into rows of `row` numbers, a multiple of the lanes.
-template <typename T>
-HANDCRAFT_INLINE auto into(T* to, int64_t row) {
-    return [=](int64_t r, int64_t c, Vec<T> v) { store<T>(to + r * row + c * lanes<T>, v); };
-}
-
-// Stores the first `numbers` of a row of `numbers`, in the storage type.
-template <typename S>
-HANDCRAFT_INLINE auto into_exact(S* to, int64_t numbers) {
-    return [=](int64_t r, int64_t c, Vec<Compute<S>> v) {
-        constexpr int width = lanes<Compute<S>>;
-        S* place = to + r * numbers + c * width;
-        const int64_t left = numbers - c * width;
-        if (left >= width) {
-            store_from_compute<S>(place, v);
-        } else {
-            store_first<S>(place, v, int(left));
-        }
-    };
-}
 
 // Rows of `numbers` into rows of `row` numbers, the rest 0.
 template <typename S>

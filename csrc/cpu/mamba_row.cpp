@@ -1,325 +1,355 @@
-// One row a sequence of a Mamba block's output, where only that row is wanted: the scan's state after step `at`.
+// A Mamba block of which one row a sequence is wanted, as in a classifier's last block, with the norm before it and the
+// residual around it where there are any: everything from the residual stream to that row, a few sequences at a time,
+// which stay in the second cache; and its gradients.
 //
-// A state that is wanted at one step only needs no recurrence. With S_t the sum of the step sizes after t up to `at`,
+//     tokens = x r norm with r = 1 / sqrt(mean of x^2 + epsilon), or x itself where there is no norm
+//     first = tokens in_u',  u = silu(causal conv(first)),  s, B = columns of u x_proj',  for the wanted row alone
+//     z = tokens in_z',  C = u x_C',  y = row of the scan (row_scan.h),  out = y out_proj' (+ x where there is a norm)
 //
-//     h[n] = sum over t <= at of exp(A[n] S_t) delta_t u_t B_t[n],     y = (sum_n C[n] h[n] + D u_at) silu(z)
-//
-// so each exponential is used where it is made, forward and backward, nothing is kept for a walk back, and no step waits
-// for the one before it. S_t >= 0 and A < 0: no exponential is above 1. A tile has one channel a lane.
-//
-//     delta = softplus(s dt_weight' + dt_bias),  s and B are the columns of `mixed` (batch, length, rank + state)
-//     backward, with G[n] = C[n] dy silu(z) and E = exp(A[n] S_t):
-//     d(delta_t u_t) = sum_n E G[n] B_t[n],   dS_t = delta_t u_t sum_n E G[n] B_t[n] A[n],
-//     dA[n] = sum_t E G[n] B_t[n] delta_t u_t S_t,   dB_t[n] = sum over channels of E G[n] delta_t u_t,
-//     d(delta_t) = u_t d(delta_t u_t) + sum over t' < t of dS_t'
-#include "scan_tasks.h"
+// Gradients of the parameters are products over all rows of a chunk of sequences; chunks, cut by the batch's size alone,
+// are added in order.
+#include "conv_silu.h"
+#include "product.h"
+#include "row_scan.h"
 
 namespace handcraft::HANDCRAFT_ISA {
 namespace {
 
-// u (batch, length, channels); mixed (batch, length, rank + state); at (batch); z, pre, y (batch, channels), `pre` being
-// y before its gate; C (batch, state); h (batch, state, channels).
-#define ROW_INPUTS(POINTER, SIZE)                                                                              \
-    SIZE(batch) SIZE(length) SIZE(channels) SIZE(state) SIZE(rank) SIZE(chunks)                                \
-    POINTER(const T, u) POINTER(const T, mixed) POINTER(const int64_t, at) POINTER(const T, z)                 \
-    POINTER(const T, C) POINTER(const T, dt_weight) POINTER(const T, dt_bias) POINTER(const T, A) POINTER(const T, D)
-#define ROW_FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) \
-    ROW_INPUTS(POINTER, SIZE) POINTER(T, h) POINTER(T, pre) POINTER(T, y)
-HANDCRAFT_ARGUMENTS(RowForward, ROW_FORWARD_FIELDS)
+// x (batch, length, width); parameters as MambaParams has them, norm (width).
+#define LAYER_INPUTS(POINTER, OPTIONAL, SIZE)                                                                       \
+    SIZE(batch) SIZE(length) SIZE(width) SIZE(inner) SIZE(state) SIZE(rank) SIZE(taps) SIZE(chunks)                 \
+    POINTER(const T, x) POINTER(const int64_t, at) OPTIONAL(const T, norm) POINTER(const T, in_proj)                \
+    POINTER(const T, conv_weight) POINTER(const T, conv_bias) POINTER(const T, x_proj) POINTER(const T, dt_weight)  \
+    POINTER(const T, dt_bias) POINTER(const T, A_log) POINTER(const T, D) POINTER(const T, out_proj)
+// What the backward pass needs again: first, u (batch, length, inner), mixed (batch, length, rank + state), deviation
+// (batch, length), which is r; the others as in row_scan.h.
+#define LAYER_KEPT(POINTER, TYPE)                                                                                   \
+    POINTER(TYPE, first) POINTER(TYPE, u) POINTER(TYPE, mixed) POINTER(TYPE, z) POINTER(TYPE, C) POINTER(TYPE, h)   \
+    POINTER(TYPE, pre) POINTER(TYPE, y) POINTER(TYPE, deviation)
+#define LAYER_FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL) \
+    LAYER_INPUTS(POINTER, OPTIONAL, SIZE) LAYER_KEPT(POINTER, T) POINTER(T, out)
+HANDCRAFT_ARGUMENTS(LayerForward, LAYER_FORWARD_FIELDS)
 
-// Partial sums have a row for each chunk of the batch, then lie as the gradient.
-#define ROW_BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                              \
-    ROW_INPUTS(POINTER, SIZE) POINTER(const T, h) POINTER(const T, pre) POINTER(const T, dy)                     \
-    POINTER(T, du) POINTER(T, dmixed) POINTER(T, dz) POINTER(T, dC)                                              \
-    POINTER(T, ddt_weight) POINTER(T, ddt_bias) POINTER(T, dA) POINTER(T, dD)                                    \
-    POINTER(T, partial_dt_weight) POINTER(T, partial_dt_bias) POINTER(T, partial_A) POINTER(T, partial_D)
-HANDCRAFT_ARGUMENTS(RowBackward, ROW_BACKWARD_FIELDS)
+// gradients: of the parameters from in_proj to out_proj, then of norm. What comes before them is written on the way.
+#define LAYER_BACKWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                               \
+    LAYER_INPUTS(POINTER, OPTIONAL, SIZE) LAYER_KEPT(POINTER, const T) POINTER(const T, dout) POINTER(T, dx)        \
+    POINTER(T, dfirst) POINTER(T, du) POINTER(T, dmixed) POINTER(T, dz) POINTER(T, dC) POINTER(T, dy)               \
+    POINTER(T* const, gradients)
+HANDCRAFT_ARGUMENTS(LayerBackward, LAYER_BACKWARD_FIELDS)
 
-// Tiles whose sums over channels share registers of lanes.
-constexpr int64_t row_panel = 4;
+constexpr double epsilon = 1e-5;
+constexpr int parameters = 9;  // without norm
 
-// What one tile of one sequence is computed with: (steps) registers each.
-template <typename T>
-struct Steps {
-    T *u, *delta, *slope, *later, *drive;  // later: S_t; drive: delta_t u_t; slope: of the softplus
-    T *ddrive, *pull;                      // d(drive_t), and sum_n E G[n] B_t[n] A[n] log2(e)
+// The sequences of a chunk, and where they begin in tensors of so many numbers a sequence.
+struct Chunk {
+    int64_t from, count;
 
-    Steps(T* memory, int64_t tile)
-        : u(memory), delta(u + tile), slope(delta + tile), later(slope + tile), drive(later + tile),
-          ddrive(drive + tile), pull(ddrive + tile) {}
-    static constexpr int64_t count = 7;
+    template <typename P>
+    Chunk(const P& p, int64_t chunk)
+        : from(p.batch * chunk / p.chunks), count(p.batch * (chunk + 1) / p.chunks - from) {}
 };
 
-// Fills u, delta, later and drive for the steps up to `at`, and slope where the gradient is wanted.
-template <typename T, bool GRADIENT, typename P>
-void load_steps(const P& p, int64_t b, int64_t channel, int count, const T* dt_weight, const Steps<T>& s) {
-    constexpr int width = lanes<T>;
-    const int64_t columns = p.rank + p.state, end = p.at[b] + 1;
-    const Vec<T> bias = load_first<T>(p.dt_bias + channel, count);
-    const T* row = p.mixed + b * p.length * columns;
-    for (int64_t t = 0; t < end; ++t, row += columns) {
-        Vec<T> raw{};
-        for (int64_t r = 0; r < p.rank; ++r) raw += row[r] * load<T>(dt_weight + r * width);
-        const Vec<T> u = load_first<T>(p.u + (b * p.length + t) * p.channels + channel, count);
-        const Vec<T> delta = scan::step_size<Math<T>>(raw, bias, true);
-        store<T>(s.u + t * width, u);
-        store<T>(s.delta + t * width, delta);
-        store<T>(s.drive + t * width, delta * u);
-        if constexpr (GRADIENT) {
-            store<T>(s.slope + t * width, scan::step_gradient<Math<T>>(broadcast<T>(1), raw, bias, true));
-            store<T>(s.ddrive + t * width, Vec<T>{});
-            store<T>(s.pull + t * width, Vec<T>{});
-        }
-    }
-    Vec<T> later{};
-    for (int64_t t = end - 1; t >= 0; --t) {
-        store<T>(s.later + t * width, later);
-        later += load<T>(s.delta + t * width);
+// to[k * row + r] = from[r * columns + k]; rows of `to` are whole registers.
+template <typename T>
+void turn(const T* from, int64_t rows, int64_t columns, T* to, int64_t row) {
+    T* const tile = static_cast<T*>(scratch(size_t(columns * lanes<T>) * sizeof(T)));
+    for (int64_t r = 0; r < rows; r += lanes<T>) {
+        load_tile<T>(from + r * columns, columns, 1, int(smaller(lanes<T>, rows - r)), columns, tile);
+        for (int64_t k = 0; k < columns; ++k) store<T>(to + k * row + r, load<T>(tile + k * lanes<T>));
     }
 }
 
-// h (state, lane) of the states n .. n + STATES - 1. B: that of the first step and the first of these states.
-template <typename T, int STATES>
-void sum_states(const Steps<T>& s, int64_t end, const T* rates, const T* B, int64_t columns, int64_t n, T* h) {
-    constexpr int width = lanes<T>;
-    Vec<T> rate[STATES], sum[STATES] = {};
-    for (int j = 0; j < STATES; ++j) rate[j] = load<T>(rates + (n + j) * width);
-    for (int64_t t = 0; t < end; ++t, B += columns) {
-        const Vec<T> later = load<T>(s.later + t * width), drive = load<T>(s.drive + t * width);
-#pragma GCC unroll 4
-        for (int j = 0; j < STATES; ++j) sum[j] += scan::decay<Math<T>>(later, rate[j]) * (B[j] * drive);
+// Row at[b] of each sequence, one behind the other.
+template <typename T>
+void gather(const T* x, int64_t width, int64_t length, const int64_t* at, int64_t count, T* to) {
+    for (int64_t b = 0; b < count; ++b) {
+        __builtin_memcpy(to + b * width, x + (b * length + at[b]) * width, size_t(width) * sizeof(T));
     }
-    for (int j = 0; j < STATES; ++j) store<T>(h + (n + j) * width, sum[j]);
+}
+
+// A product's sums begin with rows of `row` numbers, and become such rows; place(r) is the number of row r.
+template <typename T, typename Place>
+HANDCRAFT_INLINE auto from_rows(const T* rows, int64_t row, Place place) {
+    return [=](int64_t r, int64_t c) {
+        return load_first<T>(rows + place(r) * row + c * lanes<T>, int(smaller(lanes<T>, row - c * lanes<T>)));
+    };
+}
+template <typename T, typename Place>
+HANDCRAFT_INLINE auto into_rows(T* rows, int64_t row, Place place) {
+    return [=](int64_t r, int64_t c, Vec<T> v) {
+        store_first<T>(rows + place(r) * row + c * lanes<T>, v, int(smaller(lanes<T>, row - c * lanes<T>)));
+    };
 }
 
 template <typename T>
-void row_forward_chunk(const RowForward<T>& p, int64_t chunk) {
-    constexpr int width = lanes<T>;
-    const int64_t columns = p.rank + p.state, tile = p.length * width, states = p.state * width;
-    T* const rates = static_cast<T*>(scratch((states * 2 + p.rank * width + Steps<T>::count * tile) * sizeof(T)));
-    T *const h = rates + states, *const dt_weight = h + states;
-    const Steps<T> s(dt_weight + p.rank * width, tile);
-    for (int64_t channel = 0; channel < p.channels; channel += width) {
-        const int count = int(smaller(width, p.channels - channel));
-        load_rates<T>(p.A, channel, count, p.state, rates);
-        load_tile<T>(p.dt_weight + channel * p.rank, p.rank, 1, count, p.rank, dt_weight);
-        const Vec<T> D = load_first<T>(p.D + channel, count);
-        for (int64_t b = p.batch * chunk / p.chunks; b < p.batch * (chunk + 1) / p.chunks; ++b) {
-            const int64_t end = p.at[b] + 1;
-            load_steps<T, false>(p, b, channel, count, dt_weight, s);
-            const T* B = p.mixed + b * p.length * columns + p.rank;
-            int64_t n = 0;
-            for (; n + 4 <= p.state; n += 4) sum_states<T, 4>(s, end, rates, B + n, columns, n, h);
-            for (; n < p.state; ++n) sum_states<T, 1>(s, end, rates, B + n, columns, n, h);
-            Vec<T> y = D * load<T>(s.u + (end - 1) * width);
-            for (n = 0; n < p.state; ++n) {
-                y += p.C[b * p.state + n] * load<T>(h + n * width);
-                store_first<T>(p.h + (b * p.state + n) * p.channels + channel, load<T>(h + n * width), count);
-            }
-            const Vec<T> z = load_first<T>(p.z + b * p.channels + channel, count);
-            store_first<T>(p.pre + b * p.channels + channel, y, count);
-            store_first<T>(p.y + b * p.channels + channel, y * scan::gate<Math<T>>(z), count);
+HANDCRAFT_INLINE T mean_of_products(const T* a, const T* b, const T* c, int64_t width) {
+    Vec<T> sums{};
+    for (int64_t i = 0; i < width; i += lanes<T>) {
+        const int n = int(smaller(lanes<T>, width - i));
+        const Vec<T> product = load_first<T>(a + i, n) * load_first<T>(b + i, n);
+        sums += c != nullptr ? product * load_first<T>(c + i, n) : product;
+    }
+    return sum<T>(sums) / T(width);
+}
+
+// tokens = x r norm; r is found first where it is wanted.
+template <bool FIND, typename T, typename Root>
+void normalise(const T* x, const T* norm, int64_t rows, int64_t width, Root* deviation, T* tokens) {
+    for (int64_t row = 0; row < rows; ++row, x += width, tokens += width) {
+        if constexpr (FIND) deviation[row] = reciprocal_root<T>(mean_of_products<T>(x, x, nullptr, width) + T(epsilon));
+        for (int64_t i = 0; i < width; i += lanes<T>) {
+            const int n = int(smaller(lanes<T>, width - i));
+            store_first<T>(tokens + i, load_first<T>(x + i, n) * deviation[row] * load_first<T>(norm + i, n), n);
         }
     }
 }
 
-// The states n .. n + STATES - 1 of one tile. B as in sum_states; dA (state, lane) and dB (steps, STATES) are added to.
-template <typename T, int STATES>
-void walk_states(const Steps<T>& s, int64_t end, const T* rates, const T* B, int64_t columns, int64_t n, const T* G,
-                 T* dA, T* dB) {
-    constexpr int width = lanes<T>;
-    const Steps<T> own = s;  // a copy of its own, which no store can change
-    Vec<T> rate[STATES], pulled[STATES], sum[STATES] = {};
-    for (int j = 0; j < STATES; ++j) {
-        rate[j] = load<T>(rates + (n + j) * width);
-        pulled[j] = load<T>(G + (n + j) * width);
-    }
-    for (int64_t t = 0; t < end; ++t, B += columns, dB += STATES * width) {
-        const Vec<T> later = load<T>(own.later + t * width), drive = load<T>(own.drive + t * width);
-        const Vec<T> product = later * drive;
-        Vec<T> ddrive = load<T>(own.ddrive + t * width), pull = load<T>(own.pull + t * width);
-#pragma GCC unroll 4
-        for (int j = 0; j < STATES; ++j) {
-            const Vec<T> w = scan::decay<Math<T>>(later, rate[j]) * pulled[j], wb = w * B[j];
-            ddrive += wb;
-            pull += wb * rate[j];
-            sum[j] += wb * product;
-            store<T>(dB + j * width, load<T>(dB + j * width) + w * drive);
-        }
-        store<T>(own.ddrive + t * width, ddrive);
-        store<T>(own.pull + t * width, pull);
-    }
-    for (int j = 0; j < STATES; ++j) store<T>(dA + (n + j) * width, load<T>(dA + (n + j) * width) + sum[j]);
-}
-
-// The ranks r .. r + RANKS - 1 of one tile, for the gradient of what the softplus takes: that of dt_weight (rank, lane)
-// and of s (steps, RANKS) are added to. s: that of the first step and the first of these ranks.
-template <typename T, int RANKS>
-void walk_ranks(const T* draw, int64_t end, const T* dt_weight, const T* s, int64_t columns, int64_t r, T* ddt_weight,
-                T* ds) {
-    constexpr int width = lanes<T>;
-    Vec<T> weight[RANKS], sum[RANKS] = {};
-    for (int j = 0; j < RANKS; ++j) weight[j] = load<T>(dt_weight + (r + j) * width);
-    for (int64_t t = 0; t < end; ++t, s += columns, ds += RANKS * width) {
-        const Vec<T> grad = load<T>(draw + t * width);
-#pragma GCC unroll 4
-        for (int j = 0; j < RANKS; ++j) {
-            sum[j] += s[j] * grad;
-            store<T>(ds + j * width, load<T>(ds + j * width) + grad * weight[j]);
-        }
-    }
-    for (int j = 0; j < RANKS; ++j) {
-        store<T>(ddt_weight + (r + j) * width, load<T>(ddt_weight + (r + j) * width) + sum[j]);
-    }
-}
-
+// In place: dx of the tokens becomes that of x. dnorm is written.
 template <typename T>
-void row_backward_chunk(const RowBackward<T>& p, int64_t chunk) {
-    constexpr int width = lanes<T>;
-    const int64_t columns = p.rank + p.state, tile = p.length * width, states = p.state * width;
-    const int64_t ranks = p.rank * width, tiles = ceiling(p.channels, width), own = Steps<T>::count * tile;
-    const int64_t sums = ceiling(p.length * 4, width) * width * width;
-    Places<T> places;
-    const int64_t at_rates = places.take(tiles * states), at_dA = places.take(tiles * states),
-                  at_weight = places.take(tiles * ranks), at_dweight = places.take(tiles * ranks),
-                  at_dD = places.take(tiles * width), at_dbias = places.take(tiles * width),
-                  at_steps = places.take(row_panel * own), at_G = places.take(row_panel * states),
-                  at_sums = places.take(sums), at_dC = places.take(states),
-                  at_all = places.take(p.length * columns);
-    T* const memory = static_cast<T*>(scratch(places.used * sizeof(T)));
-    T *const dC = memory + at_dC, *const lane = memory + at_sums, *const all = memory + at_all;
-    const auto count_of = [&](int64_t k) { return int(smaller(width, p.channels - k * width)); };
-
-    clear(memory + at_dA, tiles * states);
-    clear(memory + at_dweight, tiles * ranks);
-    clear(memory + at_dD, tiles * width);
-    clear(memory + at_dbias, tiles * width);
-    for (int64_t k = 0; k < tiles; ++k) {
-        load_rates<T>(p.A, k * width, count_of(k), p.state, memory + at_rates + k * states);
-        load_tile<T>(p.dt_weight + k * width * p.rank, p.rank, 1, count_of(k), p.rank, memory + at_weight + k * ranks);
-    }
-    for (int64_t b = p.batch * chunk / p.chunks; b < p.batch * (chunk + 1) / p.chunks; ++b) {
-        const int64_t end = p.at[b] + 1;
-        const T* const mixed = p.mixed + b * p.length * columns;
-        clear(all, p.length * columns);
-        clear(dC, states);
-        for (int64_t first = 0; first < tiles; first += row_panel) {
-            const int64_t panel = smaller(row_panel, tiles - first);
-            const auto steps_of = [&](int64_t i) { return Steps<T>(memory + at_steps + i * own, tile); };
-            for (int64_t i = 0; i < panel; ++i) {
-                const int64_t k = first + i, channel = k * width;
-                const int count = count_of(k);
-                load_steps<T, true>(p, b, channel, count, memory + at_weight + k * ranks, steps_of(i));
-                const Vec<T> dy = load_first<T>(p.dy + b * p.channels + channel, count);
-                const Vec<T> z = load_first<T>(p.z + b * p.channels + channel, count);
-                const Vec<T> pre = load_first<T>(p.pre + b * p.channels + channel, count);
-                const Vec<T> grad = dy * scan::gate<Math<T>>(z);
-                store_first<T>(p.dz + b * p.channels + channel, dy * pre * scan::gate_slope<Math<T>>(z), count);
-                for (int64_t n = 0; n < p.state; ++n) {
-                    const Vec<T> h = load_first<T>(p.h + (b * p.state + n) * p.channels + channel, count);
-                    store<T>(dC + n * width, load<T>(dC + n * width) + h * grad);
-                    store<T>(memory + at_G + i * states + n * width, p.C[b * p.state + n] * grad);
-                }
-                // the skip around the scan, which only the wanted step has
-                const Vec<T> u = load<T>(steps_of(i).u + (end - 1) * width);
-                T* const dD = memory + at_dD + k * width;
-                store<T>(dD, load<T>(dD) + grad * u);
-                store_first<T>(p.du + (b * p.length + end - 1) * p.channels + channel,
-                               grad * load_first<T>(p.D + channel, count), count);
-            }
-            for (int64_t n = 0; n < p.state;) {
-                const int many = n + 4 <= p.state ? 4 : 1;
-                clear(lane, end * many * width);
-                for (int64_t i = 0; i < panel; ++i) {
-                    const int64_t k = first + i;
-                    const auto walk = many == 4 ? walk_states<T, 4> : walk_states<T, 1>;
-                    walk(steps_of(i), end, memory + at_rates + k * states, mixed + p.rank + n, columns, n,
-                         memory + at_G + i * states, memory + at_dA + k * states, lane);
-                }
-                add_lane_sums<T>(lane, end * many, all + (p.rank + n) * p.length);
-                n += many;
-            }
-            for (int64_t i = 0; i < panel; ++i) {
-                const int64_t k = first + i, channel = k * width;
-                const int count = count_of(k);
-                const Steps<T> s = steps_of(i);
-                Vec<T> before{}, dbias = load<T>(memory + at_dbias + k * width);
-                for (int64_t t = 0; t < end; ++t) {
-                    const int64_t at = t * width;
-                    const Vec<T> ddrive = load<T>(s.ddrive + at);
-                    const Vec<T> grad = (before + ddrive * load<T>(s.u + at)) * load<T>(s.slope + at);
-                    before += load<T>(s.drive + at) * load<T>(s.pull + at) * T(scan::ln2);
-                    dbias += grad;
-                    store<T>(s.pull + at, grad);  // from now on the gradient of what the softplus takes
-                    T* const du = p.du + (b * p.length + t) * p.channels + channel;
-                    Vec<T> total = ddrive * load<T>(s.delta + at);
-                    if (t == end - 1) total += load_first<T>(du, count);
-                    store_first<T>(du, total, count);
-                }
-                store<T>(memory + at_dbias + k * width, dbias);
-                for (int64_t t = end; t < p.length; ++t) {
-                    store_first<T>(p.du + (b * p.length + t) * p.channels + channel, Vec<T>{}, count);
-                }
-            }
-            for (int64_t r = 0; r < p.rank;) {
-                const int many = r + 4 <= p.rank ? 4 : 1;
-                clear(lane, end * many * width);
-                for (int64_t i = 0; i < panel; ++i) {
-                    const int64_t k = first + i;
-                    const auto walk = many == 4 ? walk_ranks<T, 4> : walk_ranks<T, 1>;
-                    walk(steps_of(i).pull, end, memory + at_weight + k * ranks, mixed + r, columns, r,
-                         memory + at_dweight + k * ranks, lane);
-                }
-                add_lane_sums<T>(lane, end * many, all + r * p.length);
-                r += many;
-            }
+void normalise_backward(const T* x, const T* norm, int64_t rows, int64_t width, const T* deviation, T* dx, T* dnorm) {
+    clear(dnorm, width);
+    for (int64_t row = 0; row < rows; ++row, x += width, dx += width) {
+        const T r = deviation[row], pull = mean_of_products<T>(dx, norm, x, width) * r * r;
+        for (int64_t i = 0; i < width; i += lanes<T>) {
+            const int n = int(smaller(lanes<T>, width - i));
+            const Vec<T> value = load_first<T>(x + i, n), gradient = load_first<T>(dx + i, n);
+            store_first<T>(dnorm + i, load_first<T>(dnorm + i, n) + gradient * value * r, n);
+            store_first<T>(dx + i, r * (gradient * load_first<T>(norm + i, n) - value * pull), n);
         }
-        // `all` holds the columns in blocks of four (a step's four side by side), the last ones alone
-        T* const dmixed = p.dmixed + b * p.length * columns;
-        const auto write = [&](int64_t from, int64_t count) {
-            for (int64_t n = 0; n < count;) {
-                const int64_t many = n + 4 <= count ? 4 : 1;
-                for (int64_t t = 0; t < p.length; ++t) {
-                    for (int64_t j = 0; j < many; ++j) {
-                        dmixed[t * columns + from + n + j] = t < end ? all[(from + n) * p.length + t * many + j] : T(0);
-                    }
-                }
-                n += many;
-            }
+    }
+}
+
+template <typename T, typename P>
+ConvSiluForward<T> conv_of(const P& p, const Chunk& c) {
+    const int64_t at = c.from * p.length * p.inner;
+    ConvSiluForward<T> conv{};
+    conv.batch = c.count, conv.length = p.length, conv.channels = p.inner, conv.taps = p.taps, conv.chunks = 1;
+    conv.x = p.first + at, conv.x_b = p.length * p.inner, conv.x_l = p.inner;
+    conv.weight = p.conv_weight, conv.bias = p.conv_bias;
+    return conv;
+}
+
+template <typename T, typename P>
+RowInputs<T> scan_of(const P& p, const Chunk& c, const T* A) {
+    return {c.count,
+            p.length,
+            p.inner,
+            p.state,
+            p.rank,
+            p.u + c.from * p.length * p.inner,
+            p.mixed + c.from * p.length * (p.rank + p.state),
+            p.at + c.from,
+            p.z + c.from * p.inner,
+            p.C + c.from * p.state,
+            p.dt_weight,
+            p.dt_bias,
+            A,
+            p.D};
+}
+
+// A = -exp(A_log), in memory for whole registers.
+template <typename T, typename P>
+void rates_of(const P& p, T* A) {
+    for (int64_t i = 0; i < p.inner * p.state; i += lanes<T>) {
+        store<T>(A + i, -exp<T>(load_first<T>(p.A_log + i, int(smaller(lanes<T>, p.inner * p.state - i)))));
+    }
+}
+
+// The weights turned, (depth, columns), and A. Rows of an odd number of cache lines spread over the cache.
+template <typename T>
+struct ForwardCall {
+    const LayerForward<T>& p;
+    int64_t in_row, x_row, out_row;
+    T *in_proj, *x_proj, *out_proj, *A;
+
+    explicit ForwardCall(const LayerForward<T>& p) : p(p) {
+        const auto row_of = [](int64_t columns) { return (ceiling(columns, lanes<T>) | 1) * lanes<T>; };
+        const int64_t mixed = p.rank + 2 * p.state;
+        in_row = row_of(2 * p.inner), x_row = row_of(mixed), out_row = row_of(p.width);
+        Places<T> places;
+        // a register behind each, since z and C begin anywhere in a row
+        const int64_t at_in = places.take(p.width * in_row + lanes<T>), at_x = places.take(p.inner * x_row + lanes<T>),
+                      at_out = places.take(p.inner * out_row), at_A = places.take(p.inner * p.state);
+        T* const memory = static_cast<T*>(workspace(size_t(places.used) * sizeof(T)));
+        in_proj = memory + at_in, x_proj = memory + at_x, out_proj = memory + at_out, A = memory + at_A;
+        turn<T>(p.in_proj, 2 * p.inner, p.width, in_proj, in_row);
+        turn<T>(p.x_proj, mixed, p.inner, x_proj, x_row);
+        turn<T>(p.out_proj, p.width, p.inner, out_proj, out_row);
+        rates_of<T>(p, A);
+    }
+
+    void run(int64_t number) const {
+        const Chunk chunk(p, number);
+        const int64_t L = p.length, H = p.width, I = p.inner, columns = p.rank + p.state, rows = chunk.count * L;
+        const int64_t* const at = p.at + chunk.from;
+        const T* const x = p.x + chunk.from * L * H;
+        const auto wanted = [=](int64_t b) { return b * L + at[b]; };
+        const auto own_memory = [&] {
+            return static_cast<T*>(scratch(size_t((p.norm ? rows * H : 0) + chunk.count * larger(H, I)) * sizeof(T)));
         };
-        write(0, p.rank);
-        write(p.rank, p.state);
-        for (int64_t n = 0; n < p.state; ++n) p.dC[b * p.state + n] = sum<T>(load<T>(dC + n * width));
+        T *one_row = own_memory(), *const first = p.first + chunk.from * L * I, *const u = p.u + chunk.from * L * I;
+        const T* tokens = x;
+        if (p.norm != nullptr) {
+            normalise<true>(x, p.norm, rows, H, p.deviation + chunk.from * L, one_row);
+            tokens = one_row;
+            one_row += rows * H;
+        }
+        product<T>(tokens, H, 1, in_proj, in_row, rows, H, I, zero<T>(), into_exact<T>(first, I));
+        gather(tokens, H, L, at, chunk.count, one_row);
+        product<T>(one_row, H, 1, in_proj + I, in_row, chunk.count, H, I, zero<T>(),
+                   into_exact<T>(p.z + chunk.from * I, I));
+
+        ConvSiluForward<T> conv = conv_of<T>(p, chunk);
+        conv.u = u;
+        conv_forward_chunk<T>(conv, 0);
+        product<T>(u, I, 1, x_proj, x_row, rows, I, columns, zero<T>(),
+                   into_exact<T>(p.mixed + chunk.from * L * columns, columns));
+        one_row = own_memory();
+        gather(u, I, L, at, chunk.count, one_row);
+        product<T>(one_row, I, 1, x_proj + columns, x_row, chunk.count, I, p.state, zero<T>(),
+                   into_exact<T>(p.C + chunk.from * p.state, p.state));
+
+        T* const y = p.y + chunk.from * I;
+        row_scan_forward<T>({scan_of<T>(p, chunk, A), p.h + chunk.from * p.state * I, p.pre + chunk.from * I, y});
+        const auto residual = from_rows<T>(x, H, wanted);
+        product<T>(
+            y, I, 1, out_proj, out_row, chunk.count, I, H,
+            [&](int64_t r, int64_t c) { return p.norm != nullptr ? residual(r, c) : Vec<T>{}; },
+            into_exact<T>(p.out + chunk.from * H, H));
     }
-    for (int64_t k = 0; k < tiles; ++k) {
-        const int64_t row = chunk * p.channels + k * width;
-        const int count = count_of(k);
-        store_tile<T>(p.partial_A + row * p.state, p.state, 1, count, p.state, memory + at_dA + k * states);
-        store_tile<T>(p.partial_dt_weight + row * p.rank, p.rank, 1, count, p.rank, memory + at_dweight + k * ranks);
-        store_first<T>(p.partial_D + row, load<T>(memory + at_dD + k * width), count);
-        store_first<T>(p.partial_dt_bias + row, load<T>(memory + at_dbias + k * width), count);
+};
+
+// The sums of each chunk, a parameter's behind the other's, and A.
+template <typename T>
+struct BackwardCall {
+    const LayerBackward<T>& p;
+    int64_t begin[parameters + 2];  // where each parameter's begin
+    int64_t step;                   // from a chunk's sums to the next one's
+    T *sums, *A;
+
+    explicit BackwardCall(const LayerBackward<T>& p) : p(p) {
+        const int64_t I = p.inner;
+        const int64_t sizes[parameters + 1] = {2 * I * p.width, I * p.taps,   I, (p.rank + 2 * p.state) * I,
+                                               I * p.rank,      I,            I * p.state, I,
+                                               p.width * I,     p.norm ? p.width : 0};
+        begin[0] = 0;
+        for (int i = 0; i <= parameters; ++i) begin[i + 1] = begin[i] + sizes[i];
+        Places<T> places;
+        step = ceiling(begin[parameters + 1], lanes<T>) * lanes<T>;
+        const int64_t at_A = places.take(I * p.state), at_sums = places.take(p.chunks * step);
+        T* const memory = static_cast<T*>(workspace(size_t(places.used) * sizeof(T)));
+        A = memory + at_A, sums = memory + at_sums;
+        rates_of<T>(p, A);
     }
+
+    void run(int64_t number) const {
+        const Chunk chunk(p, number);
+        const int64_t L = p.length, H = p.width, I = p.inner, N = p.state, columns = p.rank + N, count = chunk.count;
+        const int64_t rows = count * L, first_row = chunk.from * L;
+        const int64_t* const at = p.at + chunk.from;
+        const auto wanted = [=](int64_t b) { return b * L + at[b]; };
+        const auto sums_of = [&](int parameter) { return sums + number * step + begin[parameter]; };
+        const T *const dout = p.dout + chunk.from * H, *const x = p.x + first_row * H, *const u = p.u + first_row * I;
+        T *const dy = p.dy + chunk.from * I, *const du = p.du + first_row * I, *const dz = p.dz + chunk.from * I;
+        T *const dC = p.dC + chunk.from * N, *const dmixed = p.dmixed + first_row * columns;
+        T *const dfirst = p.dfirst + first_row * I, *const dx = p.dx + first_row * H;
+
+        product<T, true>(dout, H, 1, p.out_proj, I, count, H, I, zero<T>(), into_exact<T>(dy, I));
+        product<T, true>(dout, 1, H, p.y + chunk.from * I, I, H, count, I, zero<T>(), into_exact<T>(sums_of(8), I));
+        RowBackward<T> scan{};
+        static_cast<RowInputs<T>&>(scan) = scan_of<T>(p, chunk, A);
+        scan.h = p.h + chunk.from * N * I, scan.pre = p.pre + chunk.from * I, scan.dy = dy;
+        scan.du = du, scan.dmixed = dmixed, scan.dz = dz, scan.dC = dC;
+        scan.ddt_weight = sums_of(4), scan.ddt_bias = sums_of(5), scan.dA = sums_of(6), scan.dD = sums_of(7);
+        row_scan_backward<T>(scan);
+
+        const auto each = [](int64_t r) { return r; };
+        const T* const C_proj = p.x_proj + columns * I;
+        product<T, true>(dmixed, columns, 1, p.x_proj, I, rows, columns, I, from_rows<T>(du, I, each),
+                         into_exact<T>(du, I));
+        product<T, true>(dC, N, 1, C_proj, I, count, N, I, from_rows<T>(du, I, wanted), into_rows<T>(du, I, wanted));
+        product<T, true>(dmixed, 1, columns, u, I, columns, rows, I, zero<T>(), into_exact<T>(sums_of(3), I));
+        T* one_row = static_cast<T*>(scratch(size_t(count * I) * sizeof(T)));
+        gather(u, I, L, at, count, one_row);
+        product<T, true>(dC, 1, N, one_row, I, N, count, I, zero<T>(), into_exact<T>(sums_of(3) + columns * I, I));
+
+        const ConvSiluForward<T> forward = conv_of<T>(p, chunk);
+        ConvSiluBackward<T> conv{};
+        conv.batch = forward.batch, conv.length = L, conv.channels = I, conv.taps = p.taps, conv.chunks = 1;
+        conv.x = forward.x, conv.x_b = forward.x_b, conv.x_l = forward.x_l;
+        conv.weight = forward.weight, conv.bias = forward.bias, conv.du = du;
+        conv.dx = dfirst, conv.dx_b = forward.x_b, conv.dx_l = I;
+        conv.partial_weight = sums_of(1), conv.partial_bias = sums_of(2);
+        conv_backward_chunk<T>(conv, 0);
+
+        one_row = static_cast<T*>(scratch(size_t((p.norm ? rows * H : 0) + count * H) * sizeof(T)));
+        const T* tokens = x;
+        if (p.norm != nullptr) {
+            normalise<false>(x, p.norm, rows, H, p.deviation + first_row, one_row);
+            tokens = one_row;
+            one_row += rows * H;
+        }
+        gather(tokens, H, L, at, count, one_row);
+        const T* const z_proj = p.in_proj + I * H;
+        product<T, true>(dfirst, 1, I, tokens, H, I, rows, H, zero<T>(), into_exact<T>(sums_of(0), H));
+        product<T, true>(dz, 1, I, one_row, H, I, count, H, zero<T>(), into_exact<T>(sums_of(0) + I * H, H));
+        product<T, true>(dfirst, I, 1, p.in_proj, H, rows, I, H, zero<T>(), into_exact<T>(dx, H));
+        product<T, true>(dz, I, 1, z_proj, H, count, I, H, from_rows<T>(dx, H, wanted), into_rows<T>(dx, H, wanted));
+        if (p.norm == nullptr) return;
+        normalise_backward(x, p.norm, rows, H, p.deviation + first_row, dx, sums_of(parameters));
+        for (int64_t b = 0; b < count; ++b) {
+            for (int64_t i = 0; i < H; ++i) dx[wanted(b) * H + i] += dout[b * H + i];
+        }
+    }
+
+    // The numbers first .. last - 1 of all parameters' gradients, from the chunks' sums.
+    void add_up(int64_t first, int64_t last) const {
+        for (int i = 0; i < parameters + (p.norm != nullptr); ++i) {
+            const int64_t end = smaller(last, begin[i + 1]);
+            for (int64_t at = larger(first, begin[i]); at < end; at += lanes<T>) {
+                const int n = int(smaller(lanes<T>, end - at));
+                Vec<T> total = load_first<T>(sums + at, n);
+                for (int64_t c = 1; c < p.chunks; ++c) total += load_first<T>(sums + c * step + at, n);
+                // the derivative of -exp(A_log) is itself
+                if (i == 6) total *= load_first<T>(A + at - begin[i], n);
+                store_first<T>(p.gradients[i] + at - begin[i], total, n);
+            }
+        }
+    }
+};
+
+template <typename T, void (T::*METHOD)(int64_t) const>
+void run_each(const T& call) {
+    parallel_for(
+        call.p.chunks, 1,
+        [](int64_t begin, int64_t end, void* given) {
+            for (int64_t chunk = begin; chunk < end; ++chunk) (static_cast<const T*>(given)->*METHOD)(chunk);
+        },
+        const_cast<T*>(&call));
 }
 
 template <typename T>
-void mamba_row_forward(const RowForward<T>& p) {
-    run_chunks<RowForward<T>, row_forward_chunk<T>>(p);
+void mamba_row_forward(const LayerForward<T>& p) {
+    run_each<ForwardCall<T>, &ForwardCall<T>::run>(ForwardCall<T>(p));
 }
 
 template <typename T>
-void mamba_row_backward(const RowBackward<T>& p) {
-    run_chunks<RowBackward<T>, row_backward_chunk<T>>(p);
-    add_chunks(p.partial_A, p.chunks, p.channels, p.state, 0, p.channels, p.dA);
-    add_chunks(p.partial_dt_weight, p.chunks, p.channels, p.rank, 0, p.channels, p.ddt_weight);
-    add_chunks(p.partial_D, p.chunks, p.channels, 1, 0, p.channels, p.dD);
-    add_chunks(p.partial_dt_bias, p.chunks, p.channels, 1, 0, p.channels, p.ddt_bias);
+void mamba_row_backward(const LayerBackward<T>& p) {
+    const BackwardCall<T> call(p);
+    run_each<BackwardCall<T>, &BackwardCall<T>::run>(call);
+    parallel_for(
+        call.step, 4096,
+        [](int64_t begin, int64_t end, void* given) {
+            static_cast<const BackwardCall<T>*>(given)->add_up(begin, end);
+        },
+        const_cast<BackwardCall<T>*>(&call));
 }
 
 constexpr Entry table[] = {
-    HANDCRAFT_ENTRY("mamba_row_forward_f32", RowForward, float, mamba_row_forward),
-    HANDCRAFT_ENTRY("mamba_row_forward_f64", RowForward, double, mamba_row_forward),
-    HANDCRAFT_ENTRY("mamba_row_backward_f32", RowBackward, float, mamba_row_backward),
-    HANDCRAFT_ENTRY("mamba_row_backward_f64", RowBackward, double, mamba_row_backward),
+    HANDCRAFT_ENTRY("mamba_row_forward_f32", LayerForward, float, mamba_row_forward),
+    HANDCRAFT_ENTRY("mamba_row_forward_f64", LayerForward, double, mamba_row_forward),
+    HANDCRAFT_ENTRY("mamba_row_backward_f32", LayerBackward, float, mamba_row_backward),
+    HANDCRAFT_ENTRY("mamba_row_backward_f64", LayerBackward, double, mamba_row_backward),
 };
 
 }  // namespace

@@ -95,6 +95,15 @@ HANDCRAFT_INLINE Vec<T> square_root(Vec<T> x) {
 #endif
 }
 
+template <typename T>
+HANDCRAFT_INLINE T reciprocal_root(T x) {
+    if constexpr (sizeof(T) == 4) {
+        return 1 / __builtin_sqrtf(x);
+    } else {
+        return 1 / __builtin_sqrt(x);
+    }
+}
+
 namespace detail {
 // exp(r) for |r| <= ln(2) / 2.
 template <typename T>

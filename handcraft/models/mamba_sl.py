@@ -46,9 +46,7 @@ class MambaSL(nn.Module):
             lengths = torch.full((len(x),), x.shape[1], device=x.device)
         cls = lengths.long()  # (B,) row of [CLS]
         for norm, block in zip(self.norms[:-1], self.blocks[:-1], strict=True):
-            residual = residual + block(norm(residual)).float()
+            residual = block(residual, norm=norm.weight)
         # of the last block nothing but the row of [CLS] is read
-        # gather, since torch.compile takes take_along_dim's batch for a constant
-        last = residual.gather(1, cls[:, None, None].expand(-1, 1, residual.shape[2]))[:, 0]  # (B,H)
-        last = last + self.blocks[-1](self.norms[-1](residual), cls).float()
+        last = self.blocks[-1](residual, at=cls, norm=self.norms[-1].weight)  # (B,H)
         return self.head(self.norm(last))

@@ -1,7 +1,8 @@
-"""mamba_block on the CPU where one row a sequence is wanted (csrc/cpu/mamba_row.cpp): the last block of a classifier.
+"""mamba_block on the CPU where one row of each sequence is wanted, as a classifier's last block needs: launchers of
+csrc/cpu/mamba_row.cpp, which takes everything from the residual stream to that row in one call.
 
-What only the other rows need is not computed: z, C and the output projection have one row a sequence, and the scan is
-a sum over steps instead of a recurrence. B batch, L steps, H width, I inner width, N states, R rank.
+The scan is then no recurrence but a sum over the steps up to that row, and z, C and the output projection have one row.
+Computed in fp32, fp64 for fp64. B batch, L steps, H width, I inner width, N states, R rank.
 """
 
 from collections.abc import Sequence
@@ -10,117 +11,99 @@ import torch
 from torch import Tensor
 
 from handcraft.kernels import native
-from handcraft.kernels.mamba_block import cpu
 from handcraft.kernels.params import MambaParams
-from handcraft.kernels.selective_scan.cpu import CHUNKS
+from handcraft.kernels.precision import compute_dtype
+
+CHUNKS = 16
+"""Pieces of the batch with sums of their own in the backward pass: cut by its size, never by the number of threads."""
+KEPT = ("first", "u", "mixed", "z", "C", "h", "pre", "y", "deviation")
 
 
-def forward(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-    """`given`: the parameters, then at (B,). out (B,H) in the dtype of x; residuals: see `residual_shapes`."""
-    *parameters, at = given
-    p, tokens, rows = cpu.params(x, parameters), cpu.tokens(x), _rows(x, at)
-    inner, rank = p.dt_proj_weight.shape
-    state = p.A_log.shape[1]
-    first = torch.matmul(tokens, p.in_proj_weight[:inner].t()).view(*x.shape[:2], inner)
-    u = cpu.conv_silu(first, p)
-    mixed = torch.matmul(u, p.x_proj_weight[: rank + state].t())
-    z = torch.matmul(tokens[rows], p.in_proj_weight[inner:].t())
-    C = torch.matmul(u.view(-1, inner)[rows], p.x_proj_weight[rank + state :].t())
-    h = u.new_empty(x.shape[0], state, inner)
-    pre, y = torch.empty_like(z), torch.empty_like(z)
+def forward(x: Tensor, *given: Tensor | None) -> tuple[Tensor, ...]:
+    """`given`: the parameters, then at (B,) and norm (H,) or None. out (B,H) in the dtype of x; residuals: see
+    `residual_shapes`."""
+    dtype = x.dtype
+    x, *given = _plain(x, given)
+    kept = [x.new_empty(shape) for shape in residual_shapes(x, MambaParams(*given[:-2]), given[-1])]
+    out = x.new_empty(x.shape[0], x.shape[2])
     if x.numel():
-        fields = _fields(u, mixed, at, z, C, p)
-        native.call("mamba_row_forward", u.dtype, **fields, h=h, pre=pre, y=y)
-    return torch.matmul(y, p.out_proj_weight.t()).to(x.dtype), first, u, mixed, z, C, h, pre, y
+        native.call("mamba_row_forward", x.dtype, **_fields(x, given), **dict(zip(KEPT, kept, strict=True)), out=out)
+    return out.to(dtype), *kept
 
 
-def residual_shapes(x: Tensor, p: MambaParams) -> list[tuple[int, ...]]:
-    """Of what `forward` keeps: both sides of the convolution, s and B; for the wanted row z, C, state, y twice."""
+def residual_shapes(x: Tensor, p: MambaParams, norm: Tensor | None) -> list[tuple[int, ...]]:
+    """Of what `forward` keeps, `KEPT`: both sides of the convolution, s and B; for the wanted row z, C, state, y before
+    and after its gate; the norm's factor for each row, if there is one."""
     batch, length, _ = x.shape
     inner, rank = p.dt_proj_weight.shape
     state = p.A_log.shape[1]
     per_row = [(batch, inner), (batch, state), (batch, state, inner), (batch, inner), (batch, inner)]
-    return [(batch, length, inner), (batch, length, inner), (batch, length, rank + state), *per_row]
+    return [
+        (batch, length, inner),
+        (batch, length, inner),
+        (batch, length, rank + state),
+        *per_row,
+        (batch, 0 if norm is None else length),
+    ]
 
 
-def backward(needed: Sequence[bool], dout: Tensor, *kept: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of x and all parameters, whatever is `needed`: they share nearly all of the work. `at` has none."""
-    first, u, mixed, z, C, h, pre, y, x, *parameters, at = kept
-    p, tokens, rows = cpu.params(x, parameters), cpu.tokens(x), _rows(x, at)
-    inner, rank = p.dt_proj_weight.shape
-    state = p.A_log.shape[1]
-    dout = dout.to(u.dtype)
-    dy = torch.matmul(dout, p.out_proj_weight)
-    A = -torch.exp(p.A_log)
-    du, dmixed, dz, dC = (torch.empty_like(value) for value in (u, mixed, z, C))
-    gradients = {
-        "dt_weight": torch.empty_like(p.dt_proj_weight),
-        "dt_bias": torch.empty_like(p.dt_proj_bias),
-        "A": torch.empty_like(A),
-        "D": torch.empty_like(p.D),
-    }
+def backward(needed: Sequence[bool], dout: Tensor, *kept: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of x, all parameters and norm, whatever is `needed`, since they share nearly all of the work."""
+    residuals = dict(zip(KEPT, kept, strict=False))
+    x, *given = _plain(kept[len(KEPT)], kept[len(KEPT) + 1 :])
+    *parameters, _, norm = given
+    dx = torch.empty_like(x)
+    gradients = [torch.empty_like(value) for value in (*parameters, *([] if norm is None else [norm]))]
     if x.numel():
-        fields = _fields(u, mixed, at, z, C, p)
-        partial = {
-            f"partial_{name}": value.new_empty(fields["chunks"], *value.shape) for name, value in gradients.items()
-        }
-        own = {f"d{name}": value for name, value in gradients.items()}
-        outputs = {"du": du, "dmixed": dmixed, "dz": dz, "dC": dC, **own, **partial}
-        native.call("mamba_row_backward", u.dtype, **fields, h=h, pre=pre, dy=dy, **outputs)
+        own = {f"d{name}": torch.empty_like(residuals[name]) for name in ("first", "u", "mixed", "z", "C", "y")}
+        native.call(
+            "mamba_row_backward",
+            x.dtype,
+            **_fields(x, given),
+            **residuals,
+            dout=dout.to(x.dtype).contiguous(),
+            dx=dx,
+            **own,
+            gradients=native.Pointers(gradients),
+        )
     else:
-        for value in gradients.values():
+        for value in gradients:
             value.zero_()
-
-    flat_u, flat_du, flat_dmixed = u.view(-1, inner), du.view(-1, inner), dmixed.view(-1, rank + state)
-    flat_du.addmm_(flat_dmixed, p.x_proj_weight[: rank + state])
-    flat_du[rows] += torch.matmul(dC, p.x_proj_weight[rank + state :])
-    dx_proj = torch.empty_like(p.x_proj_weight)
-    torch.matmul(flat_dmixed.t(), flat_u, out=dx_proj[: rank + state])
-    torch.matmul(dC.t(), flat_u[rows], out=dx_proj[rank + state :])
-    dfirst = torch.empty_like(first)
-    dconv_weight, dconv_bias = cpu.conv_silu_backward(first, du, dfirst, p)
-    flat_dfirst = dfirst.view(-1, inner)
-    dx = torch.matmul(flat_dfirst, p.in_proj_weight[:inner])
-    dx[rows] += torch.matmul(dz, p.in_proj_weight[inner:])
-    din_proj = torch.empty_like(p.in_proj_weight)
-    torch.matmul(flat_dfirst.t(), tokens, out=din_proj[:inner])
-    torch.matmul(dz.t(), tokens[rows], out=din_proj[inner:])
-    return (
-        dx.view(x.shape),
-        din_proj,
-        dconv_weight,
-        dconv_bias,
-        dx_proj,
-        gradients["dt_weight"],
-        gradients["dt_bias"],
-        gradients["A"] * A,  # the derivative of -exp(A_log) is itself
-        gradients["D"],
-        torch.matmul(dout.t(), y),
-        None,
-    )
+    return dx, *gradients[: len(parameters)], None, None if norm is None else gradients[-1]
 
 
-def _rows(x: Tensor, at: Tensor) -> Tensor:
-    """(B,) the wanted rows among all B L of them."""
-    return torch.arange(x.shape[0]) * x.shape[1] + at
+def _plain(x: Tensor, given: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Contiguous, all but `at` in the dtype that is computed with."""
+    dtype = compute_dtype(x)
+    *parameters, at, norm = given
+    found = [None if value is None else value.to(dtype).contiguous() for value in (x, *parameters, norm)]
+    return [*found[:-1], at.contiguous(), found[-1]]
 
 
-def _fields(u: Tensor, mixed: Tensor, at: Tensor, z: Tensor, C: Tensor, p: MambaParams) -> dict[str, Tensor | int]:
-    batch, length, channels = u.shape
+def _fields(x: Tensor, given: Sequence[Tensor | None]) -> dict[str, Tensor | int | None]:
+    *parameters, at, norm = given
+    p = MambaParams(*parameters)
+    batch, length, width = x.shape
+    inner, rank = p.dt_proj_weight.shape
     return {
         "batch": batch,
         "length": length,
-        "channels": channels,
+        "width": width,
+        "inner": inner,
         "state": p.A_log.shape[1],
-        "rank": p.dt_proj_weight.shape[1],
+        "rank": rank,
+        "taps": p.conv1d_weight.shape[2],
         "chunks": min(batch, CHUNKS),
-        "u": u,
-        "mixed": mixed,
-        "at": at.contiguous(),
-        "z": z,
-        "C": C,
+        "x": x,
+        "at": at,
+        "norm": norm,
+        "in_proj": p.in_proj_weight,
+        "conv_weight": p.conv1d_weight,
+        "conv_bias": p.conv1d_bias,
+        "x_proj": p.x_proj_weight,
         "dt_weight": p.dt_proj_weight,
         "dt_bias": p.dt_proj_bias,
-        "A": -torch.exp(p.A_log),
+        "A_log": p.A_log,
         "D": p.D,
+        "out_proj": p.out_proj_weight,
     }

@@ -1,6 +1,7 @@
 """mamba_block: the public function; its docstring is the contract."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from handcraft.kernels import checks, dispatch
@@ -19,13 +20,20 @@ def _fake(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fake_row(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-    shapes = cpu_row.residual_shapes(x, MambaParams(*given[:-1]))
+    shapes = cpu_row.residual_shapes(x, MambaParams(*given[:-2]), given[-1])
     kept = (x.new_empty(shape, dtype=compute_dtype(x)) for shape in shapes)
     return x.new_empty(x.shape[0], x.shape[2]), *kept
 
 
 FUSED = FusedOp(OP, ("x", *MambaParams._fields), {"cpu": cpu}, _fake, residuals=2)
-FUSED_ROW = FusedOp(f"{OP}_row", ("x", *MambaParams._fields, "at"), {"cpu": cpu_row}, _fake_row, residuals=8)
+FUSED_ROW = FusedOp(
+    f"{OP}_row",
+    ("x", *MambaParams._fields, "at", "norm?"),
+    {"cpu": cpu_row},
+    _fake_row,
+    residuals=len(cpu_row.KEPT),
+)
+NORM_EPSILON = 1e-5
 IMPLEMENTATIONS = {
     "reference": reference.mamba_block,
     "cpu": lambda x, params: FUSED("cpu", x, *params)[0],
@@ -34,8 +42,11 @@ IMPLEMENTATIONS = {
 }
 
 
-def mamba_block(x: Tensor, params: MambaParams, *, at: Tensor | None = None, backend: str = "auto") -> Tensor:
-    """One Mamba-1 block (Gu and Dao, 2023), without norm and residual; parameters as in `mamba_ssm.Mamba`.
+def mamba_block(
+    x: Tensor, params: MambaParams, *, at: Tensor | None = None, norm: Tensor | None = None, backend: str = "auto"
+) -> Tensor:
+    """One Mamba-1 block (Gu and Dao, 2023), parameters as in `mamba_ssm.Mamba`: the bare block, or with `norm` a layer
+    x + block(RMSNorm(x)) of the usual network.
 
         u, z  = split(x in_proj')                              (B,L,I) each
         u     = SiLU(causal depthwise conv1d(u) + conv1d_bias)
@@ -47,6 +58,8 @@ def mamba_block(x: Tensor, params: MambaParams, *, at: Tensor | None = None, bac
         x: (B,L,H) fp32, bf16, fp16 or fp64.
         params: MambaParams, fp32.
         at: (B,) int64 in 0..L-1: only row at[b] of sequence b is wanted, for which the `cpu` backend does less.
+        norm: (H,) fp32, the weight of an RMSNorm (Zhang and Sennrich, 2019; epsilon 1e-5) before the block, around both
+            of which there is a residual. x, norm and residual are left alone by autocast.
         backend: "auto", or a name of `dispatch.BACKENDS`.
 
     Returns:
@@ -54,7 +67,7 @@ def mamba_block(x: Tensor, params: MambaParams, *, at: Tensor | None = None, bac
         fp64); `cuda` and `mamba_ssm` take the matrix products and the convolution in the dtype of x, as they are on
         tensor cores.
 
-    Differentiable in x and every parameter. Any L; the fused kernels are made for L of 9 to 129.
+    Differentiable in x, norm and every parameter. Any L; the fused kernels are made for L of 9 to 129.
 
     Raises:
         TypeError, ValueError: an argument that is not as named here.
@@ -86,10 +99,22 @@ def mamba_block(x: Tensor, params: MambaParams, *, at: Tensor | None = None, bac
         checks.shape(OP, f"params.{field}", getattr(params, field), letters, expected)
     if at is not None:
         checks.index(OP, "at", at, "(B,)", x.shape[:1], x, x.shape[1])
-    x = autocast_first(x)
-    chosen = dispatch.select(OP, backend, x, L=x.shape[1], H=width, I=inner, N=state)
+    if norm is not None:
+        checks.parameter(OP, "norm", norm, x)
+        checks.shape(OP, "norm", norm, "(H,)", (width,))
+    inside = x if norm is not None else autocast_first(x)
+    chosen = dispatch.select(OP, backend, inside, L=x.shape[1], H=width, I=inner, N=state)
+    if at is not None and chosen == "cpu":
+        with outside_autocast(x.device.type):
+            return FUSED_ROW(chosen, inside, *params, at, norm)[0]
+    if norm is not None:
+        inside = autocast_first(F.rms_norm(x.to(compute_dtype(x)), (width,), norm.to(compute_dtype(x)), NORM_EPSILON))
     with outside_autocast(x.device.type):
-        if at is not None and chosen == "cpu":
-            return FUSED_ROW(chosen, x, *params, at)[0]
-        out = IMPLEMENTATIONS[chosen](x, params)
-        return out if at is None else out[torch.arange(len(out), device=out.device), at]
+        out = IMPLEMENTATIONS[chosen](inside, params)
+    if at is not None:
+        out = out[torch.arange(len(out), device=out.device), at]
+    if norm is None:
+        return out
+    if at is not None:  # gather, since torch.compile takes take_along_dim's batch for a constant
+        x = x.gather(1, at[:, None, None].expand(-1, 1, width))[:, 0]
+    return (x + out).to(x.dtype)

@@ -205,7 +205,7 @@ def test_batch_members_do_not_meet(kind):
 def test_mamba_keeps_its_residual_in_fp32():
     model = shaken(CONFIGS["mamba"])
     seen = []
-    model.norms[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    model.blocks[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(window())
     assert seen == [torch.float32]
