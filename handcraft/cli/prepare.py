@@ -109,6 +109,7 @@ def data_merge(
     stores: Positional[Annotated[tuple[Path, ...], arg(metavar="STORE...")]],
     out: Positional[Folder],
     mix: tuple[Literal["backend", "classes", "fps"], ...] = (),
+    without: tuple[int, ...] = (),
 ) -> int:
     """Merge stores into one: the parts that the tasks of `handcraft extract --shard` wrote, or any that are alike.
 
@@ -116,10 +117,11 @@ def data_merge(
         stores: in the order that their clips shall have; parts of an extraction are put into theirs.
         out: folder of the new store.
         mix: what the stores may differ in: the detector, the list of classes, the frames a second.
+        without: numbers of the parts of an extraction that have no store, since none of their videos gave a clip.
     """
     from handcraft.data.merge import merge_stores
 
-    print("\n".join(merge_stores(stores, out, mix=mix).lines()))
+    print("\n".join(merge_stores(stores, out, mix=mix, without=without).lines()))
     return 0
 
 

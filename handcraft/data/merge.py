@@ -1,8 +1,8 @@
 """Several stores into one: what a cluster's tasks extracted, or recordings of several days.
 
 The clips keep their ids, marks, digests and provenance, and stand store after store. Stores that the tasks of one
-extraction wrote (`handcraft extract --shard 2/8`) are put into the order of their numbers and must all be there: they
-give the very store, byte for byte, that the extraction in one piece gives.
+extraction wrote (`handcraft extract --shard 2/8`) are put into the order of their numbers and must all be there, unless
+it is said that one gave no clip: they give the very store, byte for byte, that the extraction in one piece gives.
 """
 
 import re
@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from handcraft.data.exports import progress_bar
 from handcraft.data.recorded import detectors
@@ -43,26 +45,35 @@ class MergeSummary:
 
 
 def merge_stores(
-    stores: Sequence[Path | str], out: Path | str, *, mix: Collection[Mix] = (), progress: bool | None = None
+    stores: Sequence[Path | str],
+    out: Path | str,
+    *,
+    mix: Collection[Mix] = (),
+    without: Collection[int] = (),
+    progress: bool | None = None,
 ) -> MergeSummary:
     """Write the clips of `stores`, in this order, into the new store `out`.
 
     mix: what they may differ in. With "classes" the new store has all classes of all of them; with "fps" it names no
     frame rate where they differ; with "backend" it holds landmarks of several detectors, which a model can tell apart.
-    Licences that differ are all named. progress: show a bar, by default on a terminal.
+    Licences that differ are all named. without: numbers of parts of an extraction that there is no store of, since none
+    of their videos gave a clip; the new store says so. progress: show a bar, by default on a terminal.
     `DataError`, and no store: fewer than one store, a damaged one, one that differs from the first in a field of `SAME`
     or in something that `mix` does not name, an id in two of them, tasks of an extraction without the other tasks'.
     """
-    opened = _in_order([Store(path) for path in stores])
-    _require_alike(opened, mix)
+    opened = _in_order([Store(path) for path in stores], without)
+    parts = _shard_of(opened[0]) is not None
+    # A task knows the frame rates of its own clips alone, and it lists the classes of those that could not be read.
+    _require_alike(opened, {*mix, "fps"} if parts else mix)
     _require_distinct(opened)
     manifests = [store.manifest for store in opened]
     first = manifests[0]
+    classes = {name for store in opened for name in (_used(store) if parts else store.classes)}
     writer = StoreWriter(
         out,
         layout=first.layout,
         stage=first.stage,
-        classes={name for manifest in manifests for name in manifest.classes},
+        classes=classes,
         coordinates=first.coordinates,
         fps=_common([manifest.fps for manifest in manifests]),
         licence="; ".join(dict.fromkeys(manifest.licence for manifest in manifests if manifest.licence)) or None,
@@ -70,7 +81,7 @@ def merge_stores(
         preprocessing=first.preprocessing,
         statistics=first.statistics,
         seen_clips={digest for manifest in manifests for digest in manifest.seen_clips},
-        source=_source(opened),
+        source=_source(opened, without),
         dtype=opened[0].dtype,
     )
     total = sum(map(len, opened))
@@ -90,8 +101,7 @@ def merge_stores(
                     visibility=store.visibility(clip),
                 )
                 bar.update()
-    classes = len({name for manifest in manifests for name in manifest.classes})
-    return MergeSummary(str(out), total, classes, len(opened), tuple(_notes(opened)))
+    return MergeSummary(str(out), total, len(classes), len(opened), tuple(_notes(opened, without)))
 
 
 def parse_shard(text: str, where: str) -> tuple[int, int]:
@@ -103,34 +113,49 @@ def parse_shard(text: str, where: str) -> tuple[int, int]:
     return number, count
 
 
-def _in_order(stores: list[Store]) -> list[Store]:
+def _shard_of(store: Store) -> Any:
+    return store.manifest.source.get("shard")
+
+
+def _used(store: Store) -> set[str]:
+    """The classes that a store has clips of."""
+    return {store.classes[label] for label in np.unique(store.labels)}
+
+
+def _in_order(stores: list[Store], without: Collection[int]) -> list[Store]:
     """The stores of an extraction's tasks in the order of their numbers, other stores in that given."""
     if not stores:
         raise DataError("no store to merge; name at least one")
     shards = {}
     for store in stores:
-        text = store.manifest.source.get("shard")
+        text = _shard_of(store)
         if text is not None:
             place = parse_shard(text, f"{store.path}: shard in the manifest's source")
             if place in shards:
                 raise DataError(f"{shards[place].path} and {store.path} are both part {text}; name each part once")
             shards[place] = store
     if not shards:
+        if without:
+            raise DataError(f"without is {some(sorted(without))}: numbers of parts, and {stores[0].path} is none")
         return stores
     counts = {count for _, count in shards}
     if len(shards) < len(stores) or len(counts) > 1:
-        told = [f"{store.path} (part {store.manifest.source.get('shard', 'of none')})" for store in stores]
+        told = [f"{store.path} (part {_shard_of(store) or 'of none'})" for store in stores]
         raise DataError(
             f"not the parts of one extraction: {some(told)}; merge those of each extraction first, then the results"
         )
     count = counts.pop()
-    absent = [number for number in range(1, count + 1) if (number, count) not in shards]
+    wrong = [number for number in without if (number, count) in shards or not 1 <= number <= count]
+    if wrong:
+        raise DataError(f"without is {some(wrong)}: expected numbers of the {count} parts that there is no store of")
+    absent = [number for number in range(1, count + 1) if (number, count) not in shards and number not in without]
     if absent:
         raise DataError(
             f"{stores[0].path}: is one of {count} parts, of which {some(absent)} {'is' if len(absent) == 1 else 'are'} "
-            "not given; run the tasks that failed again, or name their stores"
+            "not given; run the tasks that failed again, name their stores, or leave out those none of whose videos "
+            f"gave a clip: --without {' '.join(map(str, absent))}"
         )
-    return [shards[number, count] for number in range(1, count + 1)]
+    return [shards[number, count] for number in range(1, count + 1) if (number, count) in shards]
 
 
 def _require_alike(stores: list[Store], mix: Collection[Mix]) -> None:
@@ -178,21 +203,23 @@ def _common(values: list[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else None
 
 
-def _source(stores: list[Store]) -> dict[str, Any]:
+def _source(stores: list[Store], without: Collection[int]) -> dict[str, Any]:
     """What the new store says about its making: the parts' own words where they agree, else those of each."""
     sources = [_without_shard(store.manifest.source) for store in stores]
-    common = _common(sources)
+    common, left_out = _common(sources), {"without": sorted(without)} if without else {}
     if common is not None:
-        return common
+        return common | left_out
     named = [{"name": store.path.name, **source} for store, source in zip(stores, sources, strict=True)]
-    return {"command": "merge", "stores": named}
+    return {"command": "merge", "stores": named, **left_out}
 
 
 def _without_shard(source: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in source.items() if name != "shard"}
 
 
-def _notes(stores: list[Store]) -> Iterator[str]:
+def _notes(stores: list[Store], without: Collection[int]) -> Iterator[str]:
+    if without:
+        yield f"without the parts {some(sorted(without))}, which gave no clip"
     licences = {store.manifest.licence for store in stores}
     if len(licences) > 1:
         yield f"licences differ: {some(sorted(str(licence) for licence in licences))}"

@@ -110,13 +110,13 @@ def test_the_store_says_where_everything_comes_from(tmp_path):
 
 
 def test_the_number_of_workers_and_shards_changes_no_byte(tmp_path):
-    folder = videos(tmp_path / "v", a_1=None, a_2=None, b_3=None, b_4=None, c_5=None)
+    folder = videos(tmp_path / "v", a_1=None, a_2=None, b_3=None, b_4=None, c_5=None, nobody_6=BLACK)
     go(folder, tmp_path / "one")
     go(folder, tmp_path / "three", workers=3)
     assert content(tmp_path / "one") == content(tmp_path / "three")
     for shard in ("1/2", "2/2"):
         go(folder, tmp_path / shard[0], shard=shard)
-    assert Store(tmp_path / "1").ids.tolist() == ["a-1", "a-2"]
+    assert Store(tmp_path / "1").ids.tolist() == ["a-1", "a-2", "b-3"]
     merge_stores([tmp_path / "2", tmp_path / "1"], tmp_path / "merged", progress=False)
     assert content(tmp_path / "merged") == content(tmp_path / "one")
 

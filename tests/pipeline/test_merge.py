@@ -65,6 +65,31 @@ def test_parts_of_an_extraction_give_the_whole_byte_for_byte(tmp_path):
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
 
 
+def test_a_part_without_clips_can_be_left_out(tmp_path):
+    """Where told to; class c, of which no clip could be read, is then none, as if extracted in one piece."""
+    parts = [write(tmp_path / f"p{i}", [i - 1], source=SOURCE | {"shard": f"{i}/4"}) for i in (1, 2)]
+    summary = merge_stores(parts, tmp_path / "merged", without=[4, 3])
+    assert summary.lines()[1:] == ["without the parts 3, 4, which gave no clip"]
+    assert Store(tmp_path / "merged").manifest.source == SOURCE | {"without": [3, 4]}
+    assert Store(tmp_path / "merged").classes == ("a", "b")
+    for without, words in (
+        ([3], "of which 4 is not given; .*: --without 4"),
+        ([3, 4, 5], "without is 5: expected numbers of the 4 parts"),
+        ([1, 3, 4], "without is 1: expected numbers of the 4 parts"),
+    ):
+        with pytest.raises(DataError, match=words):
+            merge_stores(parts, tmp_path / "more", without=without)
+    with pytest.raises(DataError, match=r"without is 3: numbers of parts, and .*other is none"):
+        merge_stores([write(tmp_path / "other", [0])], tmp_path / "more", without=[3])
+
+
+def test_parts_may_differ_in_what_a_task_cannot_know_of_the_others(tmp_path):
+    rates = {1: 25.0, 2: None}  # one clip of the second has another
+    parts = [write(tmp_path / f"p{i}", [i], fps=rates[i], source=SOURCE | {"shard": f"{i}/2"}) for i in rates]
+    assert merge_stores(parts, tmp_path / "merged").notes == ("frames a second differ, and the store names none",)
+    assert Store(tmp_path / "merged").manifest.fps is None
+
+
 def test_a_part_that_is_not_there(tmp_path):
     parts = [write(tmp_path / f"p{i}", [i], source=SOURCE | {"shard": f"{i}/4"}) for i in (1, 4)]
     with pytest.raises(DataError, match="one of 4 parts, of which 2, 3 are not given; run the tasks that failed"):
