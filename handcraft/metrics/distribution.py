@@ -26,6 +26,8 @@ VERSION = "v1"
 DRAWS = 20
 LIMIT = 2000
 """Clips of each side that are compared; of more, a balanced draw."""
+_AT_ONCE = 256
+"""Clips whose distances to all others are in memory together."""
 PAIRS = 100
 """Pairs of clips that are aligned in time in each draw."""
 
@@ -60,14 +62,17 @@ def compare(
 
     Returns plain values: `metrics`, each name of `MEANING` -> `value`, `interval`, `floor`, `floor_interval`,
     `difference_interval` (of value - floor, paired by draw) and its `meaning`, figures None where nothing could be
-    compared; `clips` (compared, of each side), `features`, `draws`, `seed`, `signature`. Features are those of
-    `classifier`, or principal components of the real poses.
+    compared; `clips` (of each side, and how many of them are drawn), `classes` (of the real clips, and how many are
+    drawn: one without a synthetic clip, or with a single real one, is left out), `features`, `draws`, `seed`,
+    `signature`. Features are those of `classifier`, or principal components of the real poses.
 
     `DataError`: clips that do not belong together, or a class with fewer than two real clips and one synthetic in all
-    classes. `ConfigError`: fewer than two draws.
+    classes. `ConfigError`: fewer than two draws, a negative seed.
     """
     if draws < 2:
         raise ConfigError(f"compare: draws is {draws}; expected at least 2")
+    if seed < 0:
+        raise ConfigError(f"compare: seed is {seed}; expected 0 or more")
     for name in ("classes", "layout", "preprocess"):
         found, wanted = getattr(synthetic, name), getattr(real, name)
         if found != wanted:
@@ -98,11 +103,22 @@ def compare(
     return {
         "metrics": {name: _summary(pairs) | {"meaning": MEANING[name]} for name, pairs in found.items()},
         "clips": {"real": len(real), "synthetic": len(synthetic), "drawn": len(first)},
+        "classes": {"real": len(np.unique(sides[0].label)), "drawn": len(np.unique(sides[0].label[first]))},
         "features": space.name,
         "draws": draws,
         "seed": seed,
         "signature": f"distribution|points:{real.layout}|frames:{FRAMES}|features:{space.name}|halves|{VERSION}",
     }
+
+
+def median_nearest(clips: Clips, others: Clips) -> float:
+    """Median distance of `clips` (of more than `LIMIT`, of a balanced draw) to the nearest of all `others`, of any
+    class: root mean square per landmark on the common clock, in the unit of the coordinates. Of clips that were made
+    from `others`, far below that of other real clips is copying."""
+    clips = _limited(clips, np.random.default_rng(0))
+    windows, there = pose_windows(clips), pose_windows(others)
+    near = [neighbours.nearest(neighbours.pose_distances(part, there)) for part in windows.split(_AT_ONCE)]
+    return float(np.median(np.concatenate(near)))
 
 
 def _quantities(layout: str) -> dict[str, Callable]:

@@ -21,8 +21,9 @@ def rows(figures: dict) -> list[tuple[str, ...]]:
 
 def table(figures: dict) -> Table:
     """For a terminal."""
-    clips = figures["clips"]
-    title = f"synthetic beside real: {figures['draws']} draws of {clips['drawn']} clips a side"
+    clips, classes = figures["clips"], figures["classes"]
+    of = "" if classes["drawn"] == classes["real"] else f", of {classes['drawn']} of {classes['real']} signs"
+    title = f"synthetic beside real: {figures['draws']} draws of {clips['drawn']} clips a side{of}"
     found = Table(*HEAD, title=title, box=SIMPLE_HEAD)
     for row in rows(figures):
         found.add_row(*row)

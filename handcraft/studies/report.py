@@ -5,52 +5,103 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from handcraft.markdown import table
+from handcraft.markdown import escape, table
 from handcraft.report import arm_name, changes, interval, spread, verdict
+from handcraft.words import counted
 
 MODELS = {"transformer": "Transformer-SL", "mamba": "Mamba-SL"}
 FIGURES = {
-    "mpjpe": "MPJPE",
-    "mpjpe_first": "in the first frame",
-    "mpjpe_last": "in the last frame",
-    "splice_jump": "splice jump",
-    "frechet": "Fréchet distance",
-    "kl_speed": "KL of speed",
-    "diversity": "diversity",
-    "coverage": "coverage",
-    "nearest_real": "nearest real clip",
+    "mpjpe": ("MPJPE", "mean distance of predicted from recorded landmarks; lower is nearer"),
+    "mpjpe_first": ("MPJPE in the first frame", "of those that are predicted"),
+    "mpjpe_last": ("MPJPE in the last frame", "of those that are predicted"),
+    "splice_jump": ("Jump at the splice", "how far landmarks move where the halves meet"),
+    "frechet_judged": ("Fréchet distance", "of features of a classifier of real clips; lower is nearer"),
+    "frechet": ("Fréchet distance of poses", "of principal components of the poses; lower is nearer"),
+    "kl_speed": ("KL of speed", "real from synthetic, mean over landmarks, nats; lower is nearer"),
+    "kl_acceleration": ("KL of acceleration", "the same of acceleration"),
+    "kl_bone_length": ("KL of bone length", "the same of bones"),
+    "diversity": ("Diversity", "mean distance of two poses of any sign; near that of real clips is right"),
+    "multimodality": ("Multimodality", "mean distance of two poses of one sign; near that of real clips is right"),
+    "coverage_judged": ("Coverage", "real clips with a synthetic one near, in features of a classifier; higher"),
+    "coverage": ("Coverage of poses", "the same in principal components of the poses"),
+    "recognised": ("Recognised", "top-1 of that classifier on synthetic clips, and on real ones"),
+    "dtw_mje": ("DTW-MJE", "mean joint error to a real clip of the sign after time warping"),
+    "pck": ("PCK", "share of these joints that are near"),
+    "nearest_train": ("Nearest training clip", "median distance to it; far below that of real test clips is copying"),
+    "nearest_real": ("Nearest test clip", "median distance to it"),
 }
-"""Figures of the generators that a report shows, of those that a row holds; all are in `study.json`."""
+"""Figures of the generators: name in a row -> title and meaning. A report shows those that the rows hold."""
 RESULT_HEAD = ("setting", "model", "trained on", "top-1", "change", "95 % interval", "")
-GENERATOR_HEAD = ("setting", *FIGURES.values())
+GENERATOR_HEAD = ("figure", "setting", "value", "real clips", "change", "95 % interval", "")
 
 
 @dataclass(frozen=True)
-class Result:
-    """One setting and arm: top-1 of each seed, and the change against what it is compared with, seed by seed."""
+class Row:
+    """A figure of one setting: the value of each seed, and the change against what the setting is compared with."""
 
     setting: str
-    model: str
-    arm: str
-    top1: list[float]
+    values: list[float]
     change: list[float]
-    """Empty for what the others are compared with, and where seeds are missing."""
+    """Seed by seed; empty for what others are compared with, and where the seeds of that are missing."""
+    baseline: bool
+    """Whether it is what others are compared with."""
+    floor: float | None = None
+    """The same figure of real clips."""
+
+    @property
+    def value(self) -> str:
+        return spread(self.values, self._digits)
+
+    @property
+    def real(self) -> str:
+        return "" if self.floor is None else f"{self.floor:.{self._digits}f}"
+
+    @property
+    def changed(self) -> str:
+        return spread(self.change, self._digits, sign="+") if self.change else ""
+
+    @property
+    def ends(self) -> str:
+        """The 95 % interval of the change; "" where there are too few seeds."""
+        found = interval(self.change)
+        return f"{found[0]:+.{self._digits}f} to {found[1]:+.{self._digits}f}" if found else ""
+
+    def says(self, up: str, down: str) -> str:
+        """What the interval says, in words; up and down where it leaves zero out."""
+        if not self.change:
+            return "compared with" if self.baseline else ""
+        return {"gain": up, "loss": down}.get(verdict(self.change), verdict(self.change))
+
+    @property
+    def _digits(self) -> int:
+        return 1 if any(abs(value) >= 10 for value in self.values) else 3
 
 
-def results(found: dict[str, Any]) -> Iterator[Result]:
-    """The rows of `study.json` by setting and arm, in the order of the settings."""
+@dataclass(frozen=True)
+class Group:
+    """Rows that belong into one chart: a classifier and what it was trained on, or a figure of the generators."""
+
+    name: tuple[str, ...]
+    """Model and arm, or the figure's title."""
+    rows: list[Row]
+    meaning: str = ""
+
+
+def results(found: dict[str, Any]) -> list[Group]:
+    """Top-1 of the classifiers in `study.json`, by model and arm, in the order of the settings."""
     groups: dict[tuple, dict[int, float]] = {}
     for row in found["rows"]:
         key = (row["setting"], row["model"], row["pretrained"], row["augmented"])
         groups.setdefault(key, {})[row["seed"]] = row["top1"]
     order = {name: place for place, name in enumerate(found["settings"])}
+    made: dict[tuple, Group] = {}
     for key in sorted(groups, key=lambda key: (key[1], key[2], key[3], order[key[0]])):
         setting, model, pretrained, augmented = key
-        ours, other = groups[key], groups.get(_compared_with(found, key, groups), {})
-        seeds = sorted(ours.keys() & other.keys())
-        change = changes([other[seed] for seed in seeds], [ours[seed] for seed in seeds])
-        arm = arm_name("synthetic" if pretrained else "none", augmented)
-        yield Result(setting, MODELS[model], arm, [ours[seed] for seed in sorted(ours)], change)
+        name = (MODELS[model], arm_name("synthetic" if pretrained else "none", augmented))
+        other = _compared_with(found, key, groups)
+        row = Row(setting, _in_order(groups[key]), _change(groups[key], groups.get(other, {})), other is None)
+        made.setdefault(key[1:], Group(name, [])).rows.append(row)
+    return list(made.values())
 
 
 def _compared_with(found: dict[str, Any], key: tuple, groups: dict) -> tuple | None:
@@ -66,54 +117,53 @@ def _compared_with(found: dict[str, Any], key: tuple, groups: dict) -> tuple | N
     return same if same in groups else (other, model, False, augmented)
 
 
-def result_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of the table of accuracies, under `RESULT_HEAD`."""
-    rows = []
-    for entry in results(found):
-        ends = interval(entry.change)
-        change = (
-            spread(entry.change, sign="+") if entry.change else "",
-            f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else "",
-            verdict(entry.change) if entry.change else "compared with",
-        )
-        rows.append((entry.setting, entry.model, entry.arm, spread(entry.top1), *change))
-    return rows
-
-
-def generator_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`; empty where none were measured."""
-    return [
-        (setting, *(spread([row.get(name) for row in ours.values()]) for name in FIGURES))
-        for setting, ours in _generators(found).items()
-    ]
-
-
-def generator_changes(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of the table of what changes in these figures against the setting that each is compared with, seed by
-    seed, with 95 % intervals; under `GENERATOR_HEAD`."""
-    groups, rows = _generators(found), []
-    for setting, ours in groups.items():
-        other = groups.get(found["against"][setting])
-        if other is None:
-            continue
-        cells = []
-        for name in FIGURES:
-            pairs = [(other[seed].get(name), ours[seed].get(name)) for seed in sorted(ours.keys() & other.keys())]
-            change = [after - before for before, after in pairs if before is not None and after is not None]
-            ends = interval(change)
-            cells.append(
-                f"{fmean(change):+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else spread(change, sign="+")
-            )
-        rows.append((setting, *cells))
-    return rows
-
-
-def _generators(found: dict[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
-    """The generators' figures by setting and seed, in the order of the settings."""
-    groups: dict[str, dict[int, dict]] = {name: {} for name in found["settings"]}
+def generator_results(found: dict[str, Any]) -> list[Group]:
+    """The generators' figures in `study.json`, each in the order of the settings; none where none were measured."""
+    by_setting: dict[str, dict[int, dict]] = {name: {} for name in found["settings"]}
     for row in found["generators"]:
-        groups[row["setting"]][row["seed"]] = row
-    return {name: rows for name, rows in groups.items() if rows}
+        by_setting[row["setting"]][row["seed"]] = row
+    groups = []
+    for name, (title, meaning) in FIGURES.items():
+        values = {
+            setting: {seed: row[name] for seed, row in rows.items() if row.get(name) is not None}
+            for setting, rows in by_setting.items()
+        }
+        rows = []
+        for setting, ours in values.items():
+            if not ours or len(ours) < len(by_setting[setting]):
+                continue  # not measured, or not by every seed
+            floors = [row.get("floor", {}).get(name) for row in by_setting[setting].values()]
+            known = [floor for floor in floors if floor is not None]
+            other = found["against"][setting]
+            change = _change(ours, values.get(other, {}))
+            rows.append(Row(setting, _in_order(ours), change, not other, fmean(known) if known else None))
+        if rows:
+            groups.append(Group((title,), rows, meaning))
+    return groups
+
+
+def _in_order(by_seed: dict[int, float]) -> list[float]:
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _change(ours: dict[int, float], other: dict[int, float]) -> list[float]:
+    """Of the seeds that both have."""
+    seeds = sorted(ours.keys() & other.keys())
+    return changes([other[seed] for seed in seeds], [ours[seed] for seed in seeds])
+
+
+def result_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Cells of the table of accuracies, under `RESULT_HEAD`."""
+    for group in results(found):
+        for row in group.rows:
+            yield row.setting, *group.name, row.value, row.changed, row.ends, row.says("gain", "loss")
+
+
+def generator_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Cells of the table of the generators' figures, under `GENERATOR_HEAD`."""
+    for group in generator_results(found):
+        for row in group.rows:
+            yield *group.name, row.setting, row.value, row.real, row.changed, row.ends, row.says("higher", "lower")
 
 
 def conditions(found: dict[str, Any]) -> str:
@@ -124,23 +174,36 @@ def conditions(found: dict[str, Any]) -> str:
     if found["between"] == "arms":
         compared = "each arm with synthetic pretraining with the same setting without"
     else:
-        compared = f"each setting with {with_one.pop()}" if len(with_one) == 1 else "the settings in pairs"
+        compared = f'each setting with "{with_one.pop()}"' if len(with_one) == 1 else "the settings in pairs"
     where = "; no test clips: groups held out from the training clips instead" if found.get("training_only") else ""
-    return f"{found['seeds']} seeds, {clips}{where}; compared seed by seed: {compared}."
+    return f"{counted(found['seeds'], 'seed')}, {clips}{where}; compared seed by seed: {compared}."
+
+
+def origin(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """How a study was made, as names and values: command, time, data, machine and versions, as far as it says so."""
+    machine, data = found.get("machine"), found.get("data")
+    rows = []
+    if "command" in found:
+        rows.append(("Command", found["command"]))
+    if "seconds" in found:
+        minutes, of_cpu = (found[name] / 60 for name in ("seconds", "cpu_seconds"))
+        rows.append(("Time", f"{minutes:.1f} minutes, {of_cpu:.1f} of CPU, beside what other studies had trained"))
+    if data:
+        rows.append(("Data", f"{counted(data['clips'], 'clip')}, {data['hash'][:12]}"))
+    if machine:
+        threads = counted(machine["threads"], "thread")
+        rows.append(("Machine", f"{machine['processor']}, {counted(machine['cores'], 'core')}, {threads}"))
+    rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())))
+    return rows
 
 
 def markdown(found: dict[str, Any]) -> str:
     """`report.md`."""
     lines = [f"# {found['study']}: {found['question']}", "", conditions(found), ""]
     if found["rows"]:
-        lines += table(RESULT_HEAD, result_rows(found))
-    made = generator_rows(found)
+        lines += [*table(RESULT_HEAD, result_rows(found)), ""]
+    made = list(generator_rows(found))
     if made:
-        lines += ["", "The generators, on the test clips:", "", *table(GENERATOR_HEAD, made)]
-        lines += [
-            "",
-            "What changes in this, with 95 % intervals:",
-            "",
-            *table(GENERATOR_HEAD, generator_changes(found)),
-        ]
+        lines += ["The generators, on the test clips:", "", *table(GENERATOR_HEAD, made), ""]
+    lines += [f"- {name}: {f'`{value}`' if name == 'Command' else escape(value)}" for name, value in origin(found)]
     return "\n".join(lines) + "\n"

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from handcraft.checkpoint import Checkpoint, load
-from handcraft.config import AugmentConfig, Recipe
+from handcraft.config import AugmentConfig, PreprocessConfig, Recipe
 from handcraft.data.clips import Clips, load_clips
 from handcraft.data.store import Store, split_hash
 from handcraft.errors import DataError
 from handcraft.evaluate import evaluate_classifier, evaluate_generator
 from handcraft.files import read_json, write_json
 from handcraft.generate import generate
-from handcraft.metrics.distribution import compare
+from handcraft.metrics.distribution import compare, median_nearest
 from handcraft.partition import partition, without_test
 from handcraft.studies.setting import Arm, Setting
 from handcraft.training import (
@@ -45,8 +45,9 @@ class Twins:
 
 
 class Stages:
-    """Everything that one seed of a study trains, in `root`. `clips_per_class` draws that many training clips;
-    `source` gives other clips, to train generators on without labels."""
+    """Everything that one seed of a study trains, in `root`. `clips_per_class` draws that many training clips; `judge`
+    gives the classifier in whose features clips are compared; `source` other clips, to train generators on without
+    labels."""
 
     def __init__(
         self,
@@ -54,11 +55,11 @@ class Stages:
         clips: Callable[[Recipe], Clips],
         seed: int,
         clips_per_class: int | None,
-        progress: bool,
+        judge: Callable[[PreprocessConfig], Checkpoint],
         source: Callable[[Recipe], Clips] | None = None,
     ):
         self.root, self.clips, self.seed = root, clips, seed
-        self.clips_per_class, self.progress, self.source = clips_per_class, progress, source
+        self.clips_per_class, self.judge, self.source = clips_per_class, judge, source
 
     def data(self, setting: Setting) -> Data:
         """The clips of a setting, partitioned for this seed."""
@@ -79,7 +80,7 @@ class Stages:
 
     def _generator(self, setting: Setting, twin: str) -> Path:
         data, recipe = self.data(setting), setting.recipe
-        options: dict[str, Any] = {"reverse": twin == "reversed", "seed": self.seed, "progress": self.progress}
+        options: dict[str, Any] = {"reverse": twin == "reversed", "seed": self.seed, "progress": False}
         if not setting.start:
             return train_generator(
                 data, recipe, self._folder(f"generator-{twin}", data, recipe.generator), **options
@@ -97,16 +98,14 @@ class Stages:
         place = self._folder("synthetic", data, count, twins.forward.sha256, twins.reversed.sha256)
         sources = data.clips.subset(data.part.train)
         if not (place / "manifest.json").exists():
-            generate(
-                twins.forward, twins.reversed, sources, place, per_class=count, seed=self.seed, progress=self.progress
-            )
+            generate(twins.forward, twins.reversed, sources, place, per_class=count, seed=self.seed, progress=False)
         return Store(place)
 
-    def classifier(self, setting: Setting, arm: Arm) -> dict[str, Any]:
-        """Accuracy of one arm on the test clips, `evaluate_classifier`'s row without the confusion matrix."""
+    def trained(self, setting: Setting, arm: Arm) -> Path:
+        """The folder of one arm's classifier, trained."""
         data, part = self.data(setting), classifier_recipe(setting.recipe, arm.model)
         plain = replace(part, augment=AugmentConfig())  # what pretraining and plain arms depend on
-        options: dict[str, Any] = {"seed": self.seed, "progress": self.progress}
+        options: dict[str, Any] = {"seed": self.seed, "progress": False}
         start, behind = None, ""
         if arm.pretrained:
             store = self.synthetic(setting)
@@ -119,29 +118,50 @@ class Stages:
             part if arm.augment else plain,
             [setting.recipe.pretrain, behind] if arm.pretrained else None,
         )
+        train_classifier(data, part, place, augment=arm.augment, init_from=start, **options)
+        return place
+
+    def classifier(self, setting: Setting, arm: Arm) -> dict[str, Any]:
+        """Accuracy of one arm on the test clips, `evaluate_classifier`'s row without the confusion matrix."""
+        place = self.trained(setting, arm)
         scored = place / "test.json"
         if scored.exists():
             return read_json(scored)
-        trained = train_classifier(data, part, place, augment=arm.augment, init_from=start, **options)
-        row = evaluate_classifier(trained.best, data.clips.subset(data.part.test))
+        data = self.data(setting)
+        row = evaluate_classifier(place, data.clips.subset(data.part.test))
         kept = {name: value for name, value in row.items() if name != "confusion"}
         write_json(scored, kept)
         return kept
 
     def generator_figures(self, setting: Setting) -> dict[str, Any]:
-        """Errors of the generators on test clips, and their clips beside the real test clips."""
+        """Errors of the generators on test clips, their clips beside the real test clips, in poses and in the judge's
+        features, and beside the training clips, which they might copy; `floor` holds what real clips have of each."""
         data, store, twins = self.data(setting), self.synthetic(setting), self.generators(setting)
-        scored = self._folder("figures", data, split_hash(store.digests)) / "test.json"
+        judge = self.judge(setting.recipe.preprocess)
+        scored = self._folder("figures", data, split_hash(store.digests), judge.sha256) / "test.json"
         if scored.exists():
             return read_json(scored)
-        test = data.clips.subset(data.part.test)
+        test, train = (data.clips.subset(index) for index in (data.part.test, data.part.train))
         errors = evaluate_generator(twins.forward, twins.reversed, test, seed=self.seed)
         made = load_clips(store, setting.recipe.preprocess)
         near = compare(test, made, seed=self.seed, draws=DRAWS)["metrics"]
+        judged = compare(test, made, classifier=judge, seed=self.seed, draws=DRAWS)["metrics"]
+        near |= {f"{name}_judged": judged[name] for name in ("frechet", "coverage")}
+        recognised = [
+            evaluate_classifier(judge, clips, split)["top1"] for split, clips in (("synthetic", made), ("test", test))
+        ]
         ahead = np.mean([errors[twin]["per_frame"] for twin in TWINS], axis=0).tolist()
-        figures = {"mpjpe": errors["mpjpe"], "splice_jump": errors["splice_jump"]["generated"]}
+        jump = errors["splice_jump"]
+        figures = {"mpjpe": errors["mpjpe"], "splice_jump": jump["generated"]}
         figures |= {"per_frame": ahead, "mpjpe_first": ahead[0], "mpjpe_last": ahead[-1]}
         figures |= {name: entry["value"] for name, entry in near.items()}
+        figures |= {"recognised": recognised[0], "nearest_train": median_nearest(made, train)}
+        figures["floor"] = {
+            "splice_jump": jump["real"],
+            **{name: entry["floor"] for name, entry in near.items()},
+            "recognised": recognised[1],
+            "nearest_train": median_nearest(test, train),
+        }
         scored.parent.mkdir(parents=True, exist_ok=True)
         write_json(scored, figures)
         return figures
@@ -157,6 +177,23 @@ class Stages:
         }
         text = json.dumps(about, sort_keys=True)
         return self.root / f"{kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def shared_judge(
+    root: Path, clips: Callable[[Recipe], Clips], base: Recipe
+) -> Callable[[PreprocessConfig], Checkpoint]:
+    """Gives the classifier that judges clips of a preprocessing, one for all settings and seeds: Transformer-SL
+    of the recipe `base`, trained with augmentation on all real training clips, once, and kept under `root/judge`."""
+    kept: dict[PreprocessConfig, Checkpoint] = {}
+
+    def judge(preprocess: PreprocessConfig) -> Checkpoint:
+        if preprocess not in kept:
+            recipe = replace(base, preprocess=preprocess)
+            stages = Stages(root / "judge", clips, 0, None, judge)
+            kept[preprocess] = load(stages.trained(Setting("", recipe), Arm("transformer", False, True)))
+        return kept[preprocess]
+
+    return judge
 
 
 def shared_clips(store: Store, training_only: bool = False) -> Callable[[Recipe], Clips]:

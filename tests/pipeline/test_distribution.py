@@ -19,10 +19,10 @@ from handcraft.data.store import StoreWriter
 from handcraft.data.toy import make_toy
 from handcraft.errors import ConfigError, DataError
 from handcraft.layouts import layout
+from handcraft.metrics import distribution, neighbours
 from handcraft.metrics import motion_histograms as motion
-from handcraft.metrics import neighbours
 from handcraft.metrics.alignment import dtw_mje
-from handcraft.metrics.distribution import MEANING, compare
+from handcraft.metrics.distribution import MEANING, compare, median_nearest
 from handcraft.metrics.features import pose_features, pose_windows
 from handcraft.metrics.frechet import frechet_distance
 from handcraft.report import distribution as distribution_table
@@ -231,6 +231,9 @@ def test_the_command_compares_a_synthetic_store_with_a_real_one(tmp_path, capsys
         (command[:3], "--real and --synthetic"),
         ([*command[:3], "--synthetic", str(tmp_path / "real")], "both stores are raw"),
         ([*command, "--split", "valid"], "no clip is marked 'valid'"),
+        ([*command, "--seed", "-1"], "seed is -1"),
+        ([*command, "--draws", "1"], "draws is 1"),
+        ([*command[:2], str(tmp_path / "nowhere"), *command[3:]], "nowhere"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
@@ -249,3 +252,28 @@ def centred_store(clips, path):
     ) as writer:
         for i in range(len(clips)):
             writer.add(clips.clip(i).numpy(), id=str(clips.ids[i]), label=clips.classes[int(clips.label[i])])
+
+
+def test_copies_of_training_clips_are_nearer_to_them_than_other_clips(toy_halves, monkeypatch):
+    train, others = toy_halves
+    monkeypatch.setattr(distribution, "_AT_ONCE", 7)
+    far = median_nearest(others, train)
+    windows, there = (pose_windows(clips) for clips in (others, train))
+    gap = (windows[:, None] - there[None]).double().square().sum(-1)  # (N,M,T,J), NaN where one is missing
+    exact = gap.nanmean((2, 3)).sqrt().min(1).values
+    assert far == pytest.approx(float(np.median(exact.numpy())), rel=1e-4)
+    assert median_nearest(train, train) < 1e-3 < far
+    moved = _with(train, train.frames + torch.tensor([0.03, 0.04] + [0.0] * (train.frames.shape[2] - 2)))
+    assert median_nearest(moved, train) == pytest.approx(0.05, rel=1e-3)
+    monkeypatch.setattr(distribution, "LIMIT", 10)
+    assert median_nearest(moved, train) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_signs_without_synthetic_clips_are_said_to_be_left_out(toy_halves):
+    real, others = toy_halves
+    fewer = compare(real, others.subset((others.label < 3).nonzero()[:, 0].numpy()), draws=2)
+    assert fewer["classes"] == {"real": 5, "drawn": 3}
+    assert "of 3 of 5 signs" in str(distribution_table.table(fewer).title)
+    assert "signs" not in str(distribution_table.table(compare(real, others, draws=2)).title)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        compare(real, others, seed=-1)

@@ -1,4 +1,4 @@
-"""Studies: what their settings change, that stages are shared and resumed, and what the report says of known rows."""
+"""Studies: what their settings change, and that stages are shared and resumed."""
 
 import json
 from dataclasses import asdict, replace
@@ -6,20 +6,23 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import yaml
-from tiny_recipe import YAML, run_cli
+from killing import Forked, wait_for
+from tiny_recipe import YAML, one_line_error, run_cli
 
-from handcraft.config import Recipe
+from handcraft.checkpoint import load
+from handcraft.config import LATER, Recipe
 from handcraft.data.clips import load_clips
+from handcraft.data.manifest import hex_digests
 from handcraft.data.split import draw_share
 from handcraft.data.toy import make_toy
-from handcraft.errors import ConfigError
+from handcraft.errors import ConfigError, DataError, TrainingError
 from handcraft.partition import partition
 from handcraft.recipe import check_recipe, from_plain, load_recipe
+from handcraft.resume import locked
 from handcraft.studies import changes
 from handcraft.studies import stages as stages_module
 from handcraft.studies.catalogue import STUDIES, find_study
-from handcraft.studies.page import page_of
-from handcraft.studies.report import generator_changes, generator_rows, markdown, result_rows
+from handcraft.studies.report import generator_rows, markdown, origin
 from handcraft.studies.setting import Arm, Setting, Study
 from handcraft.studies.study import run_study
 
@@ -178,22 +181,22 @@ def test_a_smaller_share_is_part_of_a_larger_one():
     assert not np.array_equal(large, draw_share(places, labels, 0.5, seed=2))
 
 
-def tiny_study():
-    def settings(base):
-        wide = replace(base, transformer=replace(base.transformer, model=replace(base.transformer.model, mlp=32)))
-        arms = (Arm("transformer", False, False), Arm("transformer", True, False))
-        return (
-            Setting("narrow", base, arms, generators=True),
-            Setting("wide", wide, arms),
-            Setting("after", base, generators=True, start=True),
-        )
-
-    return Study("tiny", "Is wider better?", settings, "narrow", needs_source=True)
+def tiny_settings(base):
+    wide = replace(base, transformer=replace(base.transformer, model=replace(base.transformer.model, mlp=32)))
+    arms = (Arm("transformer", False, False), Arm("transformer", True, False))
+    return (
+        Setting("narrow", base, arms, generators=True),
+        Setting("wide", wide, arms),
+        Setting("after", base, generators=True, start=True),
+    )
 
 
-def again(folder, recipe=None, data="store", source="source"):
-    options = {"seeds": 2, "progress": False, "source": folder / source}
-    return run_study(tiny_study(), recipe or tiny(), folder / data, folder / "out", **options)
+TINY = Study("tiny", "Is wider better?", tiny_settings, "narrow", needs_source=True)
+
+
+def again(folder, recipe=None, data="store", source="source", out="out", seeds=2):
+    options = {"seeds": seeds, "progress": False, "source": folder / source}
+    return run_study(TINY, recipe or tiny(), folder / data, folder / out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +219,8 @@ def test_a_study_measures_every_setting_arm_and_seed(finished):
         assert (row["mpjpe_first"], row["mpjpe_last"]) == (row["per_frame"][0], row["per_frame"][-1])
         assert min(row["per_frame"]) <= row["mpjpe"] <= max(row["per_frame"])
     assert json.loads((folder / "out/tiny/study.json").read_text()) == json.loads(json.dumps(found))
+    assert found["cpu_seconds"] > 0
+    assert f"--data {folder / 'store'}" in found["command"]
     page = (folder / "out/tiny/report.html").read_text()
     assert "Is wider better?" in page
     assert "Transformer-SL, trained on real + synthetic pretraining" in page
@@ -225,24 +230,122 @@ def test_a_study_measures_every_setting_arm_and_seed(finished):
     assert trained.count("transformer-plain") == 4
 
 
+def test_figures_stand_beside_those_of_real_clips_and_one_classifier_judges_all(finished):
+    folder, found = finished
+    for row in found["generators"]:
+        judged = {"frechet_judged", "coverage_judged", "recognised"}
+        assert judged | {"splice_jump", "frechet", "nearest_train"} <= set(row["floor"]) <= set(row)
+    judges = [path for path in (folder / "out/stages/judge").iterdir() if path.is_dir()]
+    assert len(judges) == 1
+    judge = load(judges[0])
+    clips = load_clips(folder / "store", tiny().preprocess)
+    part = partition(clips, seed=0)
+    assert judge.kind == "transformer_sl"
+    train, test = (set(hex_digests(clips.digest[index])) for index in (part.train, part.test))
+    assert train <= set(judge.seen_clips)
+    assert not test & set(judge.seen_clips)
+    titles = {row[0] for row in generator_rows(found)}
+    assert {"Fréchet distance", "Fréchet distance of poses", "Nearest training clip"} <= titles
+
+
+def unfinished(file, count):
+    """Cut a study back to its first rows of classifiers."""
+    cut = json.loads(file.read_text())
+    cut["rows"] = cut["rows"][:count]
+    file.write_text(json.dumps(cut))
+    return cut
+
+
 def test_a_stopped_study_measures_only_what_is_missing(finished, monkeypatch):
     folder, found = finished
-    file = folder / "out/tiny/study.json"
-    cut = json.loads(file.read_text())
-    cut["rows"] = cut["rows"][:5]
-    file.write_text(json.dumps(cut))
+    before = unfinished(folder / "out/tiny/study.json", 5)
     monkeypatch.setattr(stages_module, "generate", None)  # nothing is generated again
-    assert sorted(map(str, again(folder)["rows"])) == sorted(map(str, found["rows"]))
+    after = again(folder)
+    assert sorted(map(str, after["rows"])) == sorted(map(str, found["rows"]))
+    assert after["seconds"] > before["seconds"]
+    assert after["cpu_seconds"] > before["cpu_seconds"]
+
+
+def test_a_study_from_before_a_field_of_recipes_came_goes_on_and_knows_no_time(finished):
+    folder, _ = finished
+    file = folder / "out/tiny/study.json"
+    old = unfinished(file, 7)
+    del old["seconds"], old["cpu_seconds"], old["command"]
+    for part in ("generator", "transformer", "mamba"):
+        for name in ("model", "train", "augment"):
+            fields = old["recipe"][part][name]
+            old["recipe"][part][name] = {key: value for key, value in fields.items() if key not in LATER}
+    assert old["recipe"] != json.loads(json.dumps(asdict(tiny())))
+    file.write_text(json.dumps(old))
+    after = again(folder)
+    assert len(after["rows"]) == 8
+    assert "seconds" not in after, "what the first rows took is not known"
+    assert "Time" not in dict(origin(after))
+    old["recipe"]["pretrain"] = 0.7
+    file.write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match="another recipe"):
+        again(folder)
+    file.write_text(json.dumps(after))
+
+
+def test_a_study_killed_in_the_middle_and_continued_is_the_same_study(finished):
+    folder, found = finished
+    file = folder / "killed/tiny/study.json"
+    process = Forked(again, folder, None, "store", "source", "killed", 1)
+    wait_for(lambda: file.exists() and len(json.loads(file.read_text())["rows"]) >= 2, process)
+    assert process.kill() != 0, "it had ended before it was killed"
+    begun = json.loads(file.read_text())
+    assert 2 <= len(begun["rows"]) < 4
+    after = again(folder, out="killed", seeds=1)
+    assert after["seconds"] > begun["seconds"]
+    for name in ("rows", "generators"):
+        assert after[name] == [row for row in found[name] if row["seed"] == 0]
+    apart = {"rows", "generators", "seeds", "seconds", "cpu_seconds", "command", "machine"}
+    assert {name: after[name] for name in after.keys() - apart} == {name: found[name] for name in after.keys() - apart}
+
+
+def test_two_processes_do_not_work_on_one_study(finished):
+    folder, _ = finished
+    with locked(folder / "out/tiny"), pytest.raises(TrainingError, match="another process"):
+        again(folder)
+
+
+def test_fewer_seeds_than_are_there_leave_the_others_in_the_report(finished):
+    folder, _ = finished
+    found = again(folder, seeds=1)
+    assert found["seeds"] == 2
+    assert "2 seeds" in markdown(found)
+
+
+def test_a_study_of_nonsense_is_refused_before_it_trains(finished, tmp_path, capfd):
+    folder, _ = finished
+    make_toy(tmp_path / "same", classes=3, clips=24, signers=4, seed=0)
+    with pytest.raises(DataError, match="72 of its clips are in"):
+        again(folder, source=tmp_path / "same", out=tmp_path / "out")
+    for models in ((), ("linear",)):
+        with pytest.raises(ConfigError, match="models is"):
+            run_study(STUDIES["tokens"], tiny(), folder / "store", tmp_path / "out", models=models)
+    words = ("study", "tokens", "--data", folder / "store", "--out", tmp_path / "out")
+    for more, reason in (
+        (("--seeds", 0), "seeds is 0"),
+        (("--models",), "models is"),
+        (("--clips-per-class", 0), "clips"),
+        (("--recipe", "large"), "unknown recipe 'large'"),
+        (("--only", "words"), "no setting 'words'"),
+    ):
+        assert reason in one_line_error(capfd, *words, *more)
+    assert not (tmp_path / "out/tokens").exists()
 
 
 def test_a_study_of_other_settings_or_data_is_refused(finished):
     folder, _ = finished
     with pytest.raises(ConfigError, match="another recipe"):
         again(folder, replace(tiny(), pretrain=0.3))
+    make_toy(folder / "other", classes=3, clips=8, signers=2, seed=5)
     with pytest.raises(ConfigError, match="other data"):
-        again(folder, data="source")
+        again(folder, data="other")
     with pytest.raises(ConfigError, match="another source"):
-        again(folder, source="store")
+        again(folder, source="other")
 
 
 def test_a_recipe_is_chosen_without_the_test_clips(finished, monkeypatch):
@@ -270,52 +373,6 @@ def test_a_recipe_is_chosen_without_the_test_clips(finished, monkeypatch):
         run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "choice", **options | {"training_only": False})
     with pytest.raises(ConfigError, match="no setting 'words'; expected some of 'frames', 'dct'"):
         run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "other", only=("words",))
-
-
-def rows(values, **label):
-    return [{**label, "seed": seed, "top1": value} for seed, value in enumerate(values)]
-
-
-KNOWN = {
-    "study": "s",
-    "question": "q?",
-    "against": {"a": "", "b": "a"},
-    "between": "settings",
-    "settings": ["a", "b"],
-    "clips_per_class": 5,
-    "seeds": 3,
-    "versions": {"torch": "2"},
-    "rows": rows([0.5, 0.6, 0.7], setting="a", model="mamba", pretrained=False, augmented=False)
-    + rows([0.6, 0.71, 0.8], setting="b", model="mamba", pretrained=True, augmented=False),
-    "generators": [{"setting": "a", "seed": seed, "mpjpe": 0.125, "mpjpe_last": 0.2} for seed in range(3)]
-    + [{"setting": "b", "seed": seed, "mpjpe": 0.1 + 0.01 * seed} for seed in range(3)],
-}
-
-
-def test_the_report_compares_seed_by_seed_with_the_baseline():
-    first, second = result_rows(KNOWN)
-    assert first == ("a", "Mamba-SL", "real", "0.600 +- 0.100", "", "", "compared with")
-    assert second[3:] == ("0.703 +- 0.100", "+0.103 +- 0.006", "+0.089 to +0.118", "gain")
-    assert [row[:4] for row in generator_rows(KNOWN)] == [
-        ("a", "0.125 +- 0.000", "-", "0.200 +- 0.000"),
-        ("b", "0.110 +- 0.010", "-", "-"),
-    ]
-    assert [row[:4] for row in generator_changes(KNOWN)] == [("b", "-0.015 (-0.040 to +0.010)", "-", "-")]
-    assert "-0.015 (-0.040 to +0.010)" in markdown(KNOWN)
-    assert "-0.015 (-0.040 to +0.010)" in page_of(KNOWN)
-    assert "5 training clips a class" in markdown(KNOWN)
-    assert "+0.089 to +0.118" in page_of(KNOWN)
-
-
-def test_a_study_between_arms_compares_within_the_setting():
-    arms = KNOWN | {"between": "arms", "rows": [row | {"setting": "a"} for row in KNOWN["rows"]]}
-    real, pretrained = result_rows(arms)
-    assert real[-1] == "compared with"
-    assert pretrained[-1] == "gain"
-
-
-def test_the_page_escapes_names():
-    assert "<script>alert" not in page_of(KNOWN | {"question": "<script>alert(1)</script>"})
 
 
 def test_the_command_names_the_studies_for_an_unknown_one(tmp_path, capsys):
