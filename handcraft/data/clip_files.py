@@ -53,20 +53,34 @@ class FilesSummary(ImportSummary):
 def clips_by_table(table: Path | str) -> list[ClipFile]:
     """The clips that a CSV file lists, in its order: columns path and label, and id, group, split where it has them.
 
-    A path is relative to the table's folder and stays inside it. Without an id, it is the path without its ending and
-    with - for /. `DataError`: see `csv_rows` and `path_inside`; an empty label; no clip; an id used twice.
+    `DataError`: as from `listed`; an id used twice.
+    """
+    found = [
+        ClipFile(path, row.get("id") or plain, row["label"], row.get("group", ""), row.get("split", ""))
+        for path, plain, row in listed(table)
+    ]
+    return distinct(found, Path(table))
+
+
+def listed(table: Path | str, folder: Path | str | None = None) -> list[tuple[Path, str, dict[str, str]]]:
+    """Path, plain id and cells of each clip that a CSV file lists, in its order.
+
+    folder: what its paths are relative to and stay inside of, by default the table's own. Files are not looked at. The
+    plain id is the path without its ending and with - for /; spaces around a cell's text do not count. `DataError`: see
+    `csv_rows` and `path_inside`; an empty label; no clip.
     """
     table = Path(table)
+    folder = table.parent if folder is None else Path(folder)
     found = []
-    for row in csv_rows(table, ["path", "label"]):
-        path = path_inside(table.parent, row["path"], table)
+    for cells in csv_rows(table, ["path", "label"]):
+        row = {name: text.strip() for name, text in cells.items()}
+        path = path_inside(folder, row["path"], table)
         if not row["label"]:
             raise DataError(f"{table}: clip {row['path']} has no label; give each clip its class")
-        id = row.get("id") or "-".join(path.relative_to(table.parent).with_suffix("").parts)
-        found.append(ClipFile(path, id, row["label"], row.get("group", ""), row.get("split", "")))
+        found.append((path, "-".join(path.relative_to(folder).with_suffix("").parts), row))
     if not found:
         raise DataError(f"{table}: lists no clip; give a line for each")
-    return distinct(found, table)
+    return found
 
 
 def clips_by_folder(folder: Path | str, suffix: str) -> list[ClipFile]:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handcraft.data.clip_files import entries
-from handcraft.data.untrusted import csv_rows, path_inside
+from handcraft.data.clip_files import entries, listed
+from handcraft.data.untrusted import csv_rows
 from handcraft.errors import DataError
 from handcraft.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, image_files, is_image_clip
 from handcraft.extract.worker import ClipSource
@@ -67,29 +67,21 @@ def find_clips(inputs: Sequence[Path | str], labels: Path | str | None = None) -
 def read_table(table: Path | str, folder: Path | str | None = None) -> list[ClipSource]:
     """The clips of a table, in its order. folder: what its paths are relative to, by default the table's own.
 
-    Files are not looked at: one that is missing shows when its turn comes. Without a column `id`, an id is the path
-    without its ending, with - for /, and with -2, -3, ... where a video has several clips. Spaces around a cell's text
-    do not count. `DataError`: see `csv_rows` and `path_inside`; an empty label; start and end that are no seconds.
+    Without a column `id`, an id is the path without its ending, with - for /, and with -2, -3, ... where a video has
+    several clips. `DataError`: as from `clip_files.listed`; start and end that are no seconds.
     """
     table = Path(table)
     folder = table.parent if folder is None else Path(folder)
     found, uses = [], Counter()
-    for cells in csv_rows(table, ["path", "label"]):
-        row = {name: text.strip() for name, text in cells.items()}
-        path = path_inside(folder, row["path"], table)
-        if not row["label"]:
-            raise DataError(f"{table}: clip {row['path']} has no label; give each clip its class")
+    for path, plain, row in listed(table, folder):
         start, end = (_seconds(row.get(name, ""), table, row["path"]) for name in ("start", "end"))
         if end is not None and end <= (start or 0.0):
             raise DataError(f"{table}: clip {row['path']} starts at {start or 0:g} s and ends at {end:g} s")
-        inside = path.relative_to(folder)
-        plain = "-".join(inside.with_suffix("").parts)
         uses[plain] += 1
         id = row.get("id") or (plain if uses[plain] == 1 else f"{plain}-{uses[plain]}")
-        more = {"signer": row.get("signer", ""), "split": row.get("split", ""), "name": inside.as_posix()}
-        found.append(ClipSource(path, id, row["label"], start=start, end=end, **more))
-    if not found:
-        raise DataError(f"{table}: lists no clip; give a line for each")
+        more = {"signer": row.get("signer", ""), "split": row.get("split", "")}
+        name = path.relative_to(folder).as_posix()
+        found.append(ClipSource(path, id, row["label"], start=start, end=end, name=name, **more))
     return found
 
 

@@ -35,7 +35,7 @@ def test_folders_are_classes(tmp_path):
 
 
 def test_a_table_says_more(tmp_path):
-    path = table(tmp_path, "path,label,id,split,group\nin/a.x,A,,train,\nb.x,B,own,,g\n")
+    path = table(tmp_path, "path,label,id,split,group\nin/a.x , A,,train,\nb.x,B,own,,g\n")
     assert clips_by_table(path) == [
         ClipFile(tmp_path / "in" / "a.x", "in-a", "A", split="train"),
         ClipFile(tmp_path / "b.x", "own", "B", group="g"),
