@@ -7,7 +7,7 @@ import jinja2
 
 from handcraft.render.page import page
 from handcraft.report.charts import Scale, nice_ticks, share_scale
-from handcraft.studies.report import Group, Row, conditions, generator_results, origin, results
+from handcraft.studies.report import FLOORS, Group, Row, conditions, generator_results, origin, results
 
 
 def page_of(found: dict[str, Any]) -> str:
@@ -22,6 +22,7 @@ def page_of(found: dict[str, Any]) -> str:
         conditions=conditions(found),
         accuracies=[_chart(group, share, "top-1", ("gain", "loss")) for group in accuracies],
         figures=[_chart(group, _scale(group), "", ("higher", "lower")) for group in figures],
+        floors=FLOORS,
         origin=origin(found),
     )
     return page(f"Study: {found['study']}", body, assets=["report.css", "study.css"])
@@ -45,13 +46,16 @@ def _chart(group: Group, scale: Scale, unit: str, words: tuple[str, str]) -> dic
 
 def _row(row: Row, scale: Scale, words: tuple[str, str], made: bool) -> dict[str, Any]:
     mean = statistics.fmean(row.values)
-    floor = None if row.floor is None else scale(row.floor)
+    test, training = row.real_values
+    marks = [
+        (scale(value), text) for value, text in zip(row.real, ("test", "training"), strict=True) if value is not None
+    ]
     return {
         "setting": row.setting,
         "kind": "synthetic" if made else "real",
         "value": row.value,
-        "real": row.real,
-        "floor": floor if floor is not None and 0 <= floor <= 100 else None,
+        "real": [f"{name} clips {value}" for name, value in (("test", test), ("training", training)) if value],
+        "marks": [(at, f"{name} clips") for at, name in marks if 0 <= at <= 100],
         "dots": [(scale(value), f"seed {seed}: {value:.3f}") for seed, value in enumerate(row.values)],
         "mean": scale(mean),
         "says": f"{row.setting}: mean {mean:.3f} of {len(row.values)} seeds",

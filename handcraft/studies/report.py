@@ -20,19 +20,23 @@ FIGURES = {
     "kl_speed": ("KL of speed", "real from synthetic, mean over landmarks, nats; lower is nearer"),
     "kl_acceleration": ("KL of acceleration", "the same of acceleration"),
     "kl_bone_length": ("KL of bone length", "the same of bones"),
-    "diversity": ("Diversity", "mean distance of two poses of any sign; near that of real clips is right"),
-    "multimodality": ("Multimodality", "mean distance of two poses of one sign; near that of real clips is right"),
+    "diversity": ("Diversity", "mean distance of two poses of any sign; near that of test clips is right"),
+    "multimodality": ("Multimodality", "mean distance of two poses of one sign; near that of test clips is right"),
     "coverage_judged": ("Coverage", "real clips with a synthetic one near, in features of a classifier; higher"),
     "coverage": ("Coverage of poses", "the same in principal components of the poses"),
     "recognised": ("Recognised", "top-1 of that classifier on synthetic clips, and on real ones"),
     "dtw_mje": ("DTW-MJE", "mean joint error to a real clip of the sign after time warping"),
     "pck": ("PCK", "share of these joints that are near"),
-    "nearest_train": ("Nearest training clip", "median distance to it; far below that of real test clips is copying"),
+    "nearest_train": ("Nearest training clip", "median distance to it; far below that of test clips is copying"),
     "nearest_real": ("Nearest test clip", "median distance to it"),
 }
 """Figures of the generators: name in a row -> title and meaning. A report shows those that the rows hold."""
+FLOORS = (
+    "Test clips and training clips: the same figure of real clips in place of synthetic ones, halves of the test "
+    "against each other, and all training clips, which are of other signers or sessions where the split is by these."
+)
 RESULT_HEAD = ("setting", "model", "trained on", "top-1", "change", "95 % interval", "")
-GENERATOR_HEAD = ("figure", "setting", "value", "real clips", "change", "95 % interval", "")
+GENERATOR_HEAD = ("figure", "setting", "value", "test clips", "training clips", "change", "95 % interval", "")
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,17 @@ class Row:
     """Seed by seed; empty for what others are compared with, and where the seeds of that are missing."""
     baseline: bool
     """Whether it is what others are compared with."""
-    floor: float | None = None
-    """The same figure of real clips."""
+    real: tuple[float | None, float | None] = (None, None)
+    """The same figure of real clips: of the test, and of all training clips."""
 
     @property
     def value(self) -> str:
         return spread(self.values, self._digits)
 
     @property
-    def real(self) -> str:
-        return "" if self.floor is None else f"{self.floor:.{self._digits}f}"
+    def real_values(self) -> tuple[str, str]:
+        test, training = ("" if value is None else f"{value:.{self._digits}f}" for value in self.real)
+        return test, training
 
     @property
     def changed(self) -> str:
@@ -132,14 +137,18 @@ def generator_results(found: dict[str, Any]) -> list[Group]:
         for setting, ours in values.items():
             if not ours or len(ours) < len(by_setting[setting]):
                 continue  # not measured, or not by every seed
-            floors = [row.get("floor", {}).get(name) for row in by_setting[setting].values()]
-            known = [floor for floor in floors if floor is not None]
-            other = found["against"][setting]
-            change = _change(ours, values.get(other, {}))
-            rows.append(Row(setting, _in_order(ours), change, not other, fmean(known) if known else None))
+            seeds, other = list(by_setting[setting].values()), found["against"][setting]
+            real = _mean_under(seeds, "floor", name), _mean_under(seeds, "training", name)
+            rows.append(Row(setting, _in_order(ours), _change(ours, values.get(other, {})), not other, real))
         if rows:
             groups.append(Group((title,), rows, meaning))
     return groups
+
+
+def _mean_under(rows: list[dict[str, Any]], part: str, name: str) -> float | None:
+    """Mean of a figure in a part of the rows; None where none has it."""
+    known = [row[part][name] for row in rows if row.get(part, {}).get(name) is not None]
+    return fmean(known) if known else None
 
 
 def _in_order(by_seed: dict[int, float]) -> list[float]:
@@ -163,7 +172,8 @@ def generator_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Cells of the table of the generators' figures, under `GENERATOR_HEAD`."""
     for group in generator_results(found):
         for row in group.rows:
-            yield *group.name, row.setting, row.value, row.real, row.changed, row.ends, row.says("higher", "lower")
+            said = row.changed, row.ends, row.says("higher", "lower")
+            yield *group.name, row.setting, row.value, *row.real_values, *said
 
 
 def conditions(found: dict[str, Any]) -> str:
@@ -204,6 +214,6 @@ def markdown(found: dict[str, Any]) -> str:
         lines += [*table(RESULT_HEAD, result_rows(found)), ""]
     made = list(generator_rows(found))
     if made:
-        lines += ["The generators, on the test clips:", "", *table(GENERATOR_HEAD, made), ""]
+        lines += ["The generators, on the test clips:", "", *table(GENERATOR_HEAD, made), "", FLOORS, ""]
     lines += [f"- {name}: {f'`{value}`' if name == 'Command' else escape(value)}" for name, value in origin(found)]
     return "\n".join(lines) + "\n"

@@ -61,15 +61,15 @@ class Stages:
         self.root, self.clips, self.seed = root, clips, seed
         self.clips_per_class, self.judge, self.source = clips_per_class, judge, source
 
-    def data(self, setting: Setting) -> Data:
-        """The clips of a setting, partitioned for this seed."""
+    def data(self, setting: Setting, drawn: bool = True) -> Data:
+        """The clips of a setting, partitioned for this seed. drawn: the training clips that the study draws, or all."""
         clips = self.clips(setting.recipe)
         part = partition(
             clips,
             seed=self.seed,
             test_share=setting.recipe.test_share,
-            clips_per_class=setting.clips_per_class or self.clips_per_class,
-            share=setting.share,
+            clips_per_class=(setting.clips_per_class or self.clips_per_class) if drawn else None,
+            share=setting.share if drawn else 1.0,
             validation_share=setting.recipe.validation_share,
         )
         return Data(clips, part)
@@ -134,8 +134,9 @@ class Stages:
         return kept
 
     def generator_figures(self, setting: Setting) -> dict[str, Any]:
-        """Errors of the generators on test clips, their clips beside the real test clips, in poses and in the judge's
-        features, and beside the training clips, which they might copy; `floor` holds what real clips have of each."""
+        """Errors of the generators on test clips, and how their clips compare with the real test clips, and with the
+        training clips, which they might copy. Under `floor` the same figures of test clips, under `training` those of
+        real training clips, all there are, in place of the synthetic ones."""
         data, store, twins = self.data(setting), self.synthetic(setting), self.generators(setting)
         judge = self.judge(setting.recipe.preprocess)
         scored = self._folder("figures", data, split_hash(store.digests), judge.sha256) / "test.json"
@@ -144,27 +145,49 @@ class Stages:
         test, train = (data.clips.subset(index) for index in (data.part.test, data.part.train))
         errors = evaluate_generator(twins.forward, twins.reversed, test, seed=self.seed)
         made = load_clips(store, setting.recipe.preprocess)
-        near = compare(test, made, seed=self.seed, draws=DRAWS)["metrics"]
-        judged = compare(test, made, classifier=judge, seed=self.seed, draws=DRAWS)["metrics"]
-        near |= {f"{name}_judged": judged[name] for name in ("frechet", "coverage")}
-        recognised = [
-            evaluate_classifier(judge, clips, split)["top1"] for split, clips in (("synthetic", made), ("test", test))
-        ]
+        near = self._compared(test, made, judge)
         ahead = np.mean([errors[twin]["per_frame"] for twin in TWINS], axis=0).tolist()
         jump = errors["splice_jump"]
-        figures = {"mpjpe": errors["mpjpe"], "splice_jump": jump["generated"]}
-        figures |= {"per_frame": ahead, "mpjpe_first": ahead[0], "mpjpe_last": ahead[-1]}
-        figures |= {name: entry["value"] for name, entry in near.items()}
-        figures |= {"recognised": recognised[0], "nearest_train": median_nearest(made, train)}
-        figures["floor"] = {
-            "splice_jump": jump["real"],
-            **{name: entry["floor"] for name, entry in near.items()},
-            "recognised": recognised[1],
-            "nearest_train": median_nearest(test, train),
+        figures = {
+            "mpjpe": errors["mpjpe"],
+            "splice_jump": jump["generated"],
+            "per_frame": ahead,
+            "mpjpe_first": ahead[0],
+            "mpjpe_last": ahead[-1],
+            **{name: entry["value"] for name, entry in near.items()},
+            "recognised": evaluate_classifier(judge, made, "synthetic")["top1"],
+            "nearest_train": median_nearest(made, train),
+            "floor": {
+                "splice_jump": jump["real"],
+                **{name: entry["floor"] for name, entry in near.items()},
+                "recognised": evaluate_classifier(judge, test)["top1"],
+                "nearest_train": median_nearest(test, train),
+            },
+            "training": self._training_figures(setting, judge),
         }
         scored.parent.mkdir(parents=True, exist_ok=True)
         write_json(scored, figures)
         return figures
+
+    def _training_figures(self, setting: Setting, judge: Checkpoint) -> dict[str, float | None]:
+        """How the real training clips compare with the test clips: what other signers or sessions make of a figure."""
+        data = self.data(setting, drawn=False)
+        scored = self._folder("training-figures", data, judge.sha256) / "test.json"
+        if scored.exists():
+            return read_json(scored)
+        test, train = (data.clips.subset(index) for index in (data.part.test, data.part.train))
+        figures = {name: entry["value"] for name, entry in self._compared(test, train, judge).items()}
+        scored.parent.mkdir(parents=True, exist_ok=True)
+        write_json(scored, figures)
+        return figures
+
+    def _compared(self, real: Clips, others: Clips, judge: Checkpoint) -> dict[str, dict]:
+        """The distribution figures, in poses; Fréchet distance and coverage in the judge's features, too."""
+        found, judged = (
+            compare(real, others, classifier=classifier, seed=self.seed, draws=DRAWS)["metrics"]
+            for classifier in (None, judge)
+        )
+        return found | {f"{name}_judged": judged[name] for name in ("frechet", "coverage")}
 
     def _folder(self, kind: str, data: Data, *rest: Any) -> Path:
         """`root/kind-HASH`, the hash being that of the training clips, the seed and all of `rest`."""

@@ -12,6 +12,7 @@ from handcraft.checkpoint import load
 from handcraft.clip_task import planned_steps
 from handcraft.config import Recipe, SequentialConfig
 from handcraft.data.clips import Clips
+from handcraft.data.window import windows
 from handcraft.distributed import Share
 from handcraft.engine import train
 from handcraft.errors import CheckpointError, ConfigError, DataError
@@ -195,6 +196,22 @@ def test_a_clip_is_extended_by_as_many_frames_as_wanted_or_until_its_end(trained
     ):
         with pytest.raises(error, match=reason):
             extend(checkpoint, **{"context": context, **options})
+
+
+def test_the_end_is_learned_where_the_motion_shows_it(tmp_path):
+    clips = small_clips(missing=False, lengths=(40, 41))
+    frames = clips.frames.clone()
+    frames[:, 0, 0] = 0.2 * torch.linspace(-1, 1, 40).repeat(len(clips))  # a clock: a sign's end can be told
+    recipe = replace(RECIPE, step=2, train=replace(RECIPE.train, steps=60, lr=0.03, batch=16, validate_every=60))
+    clips = replace(clips, frames=frames)
+    checkpoint = load(train(sequential_task(clips, recipe=recipe), tmp_path / "run").last)
+    whole, order = windows(clips, torch.arange(len(clips)), recipe.window)[0].numpy(), range(1, len(clips), 2)
+    made = {
+        left: [len(extend(checkpoint, whole[i, : 16 - left], clips.classes[int(clips.label[i])])) for i in order]
+        for left in (8, 2)
+    }
+    assert 6 <= np.median(made[8]) <= 12, made
+    assert np.median(made[2]) <= 4, made
 
 
 def test_extend_wants_a_sequential_generator(tmp_path):

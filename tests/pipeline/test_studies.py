@@ -235,6 +235,7 @@ def test_figures_stand_beside_those_of_real_clips_and_one_classifier_judges_all(
     for row in found["generators"]:
         judged = {"frechet_judged", "coverage_judged", "recognised"}
         assert judged | {"splice_jump", "frechet", "nearest_train"} <= set(row["floor"]) <= set(row)
+        assert judged - {"recognised"} | {"frechet", "kl_speed", "pck"} <= set(row["training"]) <= set(row)
     judges = [path for path in (folder / "out/stages/judge").iterdir() if path.is_dir()]
     assert len(judges) == 1
     judge = load(judges[0])
