@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from handcraft.cli.data import Command, Folder
+from handcraft.errors import ConfigError
 from handcraft.extract.landmarker import Settings
 
 _PAPER = Settings(keep="holistic87")
@@ -106,21 +107,23 @@ def data_prepare_lsfb(
 
 
 def data_merge(
-    stores: Positional[Annotated[tuple[Path, ...], arg(metavar="STORE...")]],
-    out: Positional[Folder],
+    paths: Positional[Annotated[tuple[Path, ...], arg(metavar="STORE... OUT")]],
     mix: tuple[Literal["backend", "classes", "fps"], ...] = (),
     without: tuple[int, ...] = (),
 ) -> int:
     """Merge stores into one: the parts that the tasks of `handcraft extract --shard` wrote, or any that are alike.
 
     Args:
-        stores: in the order that their clips shall have; parts of an extraction are put into theirs.
-        out: folder of the new store.
+        paths: stores in the order that their clips shall have (parts of an extraction are put into theirs), then the
+            folder of the new store.
         mix: what the stores may differ in: the detector, the list of classes, the frames a second.
         without: numbers of the parts of an extraction that have no store, since none of their videos gave a clip.
     """
     from handcraft.data.merge import merge_stores
 
+    if len(paths) < 2:
+        raise ConfigError("give the stores first, and then the folder of the new one")
+    *stores, out = paths
     print("\n".join(merge_stores(stores, out, mix=mix, without=without).lines()))
     return 0
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_recipe import one_line_error, run_cli
 
 from handcraft.data.merge import merge_stores, parse_shard
 from handcraft.data.store import Store, StoreWriter
@@ -81,6 +82,20 @@ def test_a_part_without_clips_can_be_left_out(tmp_path):
             merge_stores(parts, tmp_path / "more", without=without)
     with pytest.raises(DataError, match=r"without is 3: numbers of parts, and .*other is none"):
         merge_stores([write(tmp_path / "other", [0])], tmp_path / "more", without=[3])
+
+
+def test_the_command(tmp_path, capfd):
+    """Options may stand behind the stores, where one adds what an error asks for."""
+    parts = [write(tmp_path / f"p{i}", [i - 1], source=SOURCE | {"shard": f"{i}/3"}) for i in (1, 3)]
+    words = ("data", "merge", *parts, tmp_path / "merged")
+    assert "--without 2" in one_line_error(capfd, *words)
+    assert run_cli(*words, "--without", 2) == 0
+    assert capfd.readouterr().out.startswith(f"{tmp_path / 'merged'}: 2 clips of 2 classes from 2 stores\n")
+    others = [write(tmp_path / name, [number], labels=(name,)) for number, name in enumerate("ab")]
+    assert "--mix classes" in one_line_error(capfd, "data", "merge", *others, tmp_path / "both")
+    assert run_cli("data", "merge", *others, tmp_path / "both", "--mix", "classes") == 0
+    assert Store(tmp_path / "both").classes == ("a", "b")
+    assert "and then the folder" in one_line_error(capfd, "data", "merge", others[0])
 
 
 def test_parts_may_differ_in_what_a_task_cannot_know_of_the_others(tmp_path):

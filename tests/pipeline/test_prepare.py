@@ -3,6 +3,8 @@
 import pytest
 from downloads import INCLUDE_CLIPS, display_folder, include_folder, include_lists
 from grey_detector import Grey
+from lsfb_folder import lsfb_folder
+from tiny_recipe import one_line_error, run_cli
 
 from handcraft.data.clips import load_clips
 from handcraft.data.merge import merge_stores
@@ -11,6 +13,7 @@ from handcraft.data.prepare_display import list_display
 from handcraft.data.prepare_include import list_include
 from handcraft.data.store import Store
 from handcraft.errors import DataError
+from handcraft.extract import landmarker
 from handcraft.extract.landmarker import Settings
 from handcraft.extract.worker import ClipSource
 from handcraft.partition import partition
@@ -104,6 +107,33 @@ def test_display(tmp_path):
     check_recipe(recipe)
     split = partition(load_clips(store, recipe.preprocess), seed=0, test_share=0.5)
     assert len(split.test_groups) == 1
+
+
+def test_the_commands(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(landmarker._BACKENDS, "holistic", "grey_detector:Grey")
+    include, display, lsfb = tmp_path / "include", tmp_path / "display", tmp_path / "lsfb"
+    include_lists(tmp_path / "lists", train=INCLUDE_CLIPS[:2], test=INCLUDE_CLIPS[3:4])
+    include_folder(include, INCLUDE_CLIPS[:4], frames=3)
+    words = ("--lists", tmp_path / "lists", "--min-clips", 2, "--licence", "CC0", "--keep", "holistic75")
+    assert run_cli("data", "prepare", "include", include, tmp_path / "i", *words) == 0
+    store = Store(tmp_path / "i")
+    assert (store.ids.tolist(), store.manifest.layout) == (
+        ["Adjectives-loud-MVI_5177", "Adjectives-loud-MVI_5178"],
+        "holistic75",
+    )
+    assert "left out: 1 clip of 1 sign with fewer than 2 clips to train with: short" in capfd.readouterr().out
+    display_folder(display, signs=1, performers=1, frames=2)
+    assert run_cli("data", "prepare", "display", display, tmp_path / "d", "--shard", "2/2") == 0
+    assert Store(tmp_path / "d").ids.tolist() == ["Sign_01_Performer_01_2"]
+    lsfb_folder(lsfb)
+    words = ("--min-clips", 2, "--max-frames", 8, "--keep", "holistic75")
+    assert run_cli("data", "prepare", "lsfb", lsfb, tmp_path / "l", *words) == 0
+    assert Store(tmp_path / "l").classes == ("SIGN-0",)
+    assert "clips: 6, fewer than the 120,739 expected" in capfd.readouterr().out
+    for name in ("include", "display", "lsfb"):
+        assert str(tmp_path / "lists") in one_line_error(
+            capfd, "data", "prepare", name, tmp_path / "lists", tmp_path / "x"
+        )
 
 
 def test_a_rate_that_is_given_wins(tmp_path):
