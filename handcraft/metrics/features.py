@@ -16,6 +16,7 @@ from handcraft.data.batches import evaluation_batches
 from handcraft.data.clips import Clips
 from handcraft.data.statistics import compute
 from handcraft.data.window import windows
+from handcraft.errors import CheckpointError
 from handcraft.match import require_classifier, require_data
 
 FRAMES = 32
@@ -36,7 +37,8 @@ class Features:
 def classifier_features(checkpoint: Checkpoint) -> Features:
     """What the classifier's head sees of a clip: the normalised [CLS] token, F = its width.
 
-    The classifier's own window and statistics are used; clips must have its preprocessing (`CheckpointError`).
+    The classifier's own window and statistics are used. `CheckpointError`: clips of another preprocessing than its own,
+    or features that are not finite.
     """
     require_classifier(checkpoint)
 
@@ -50,7 +52,13 @@ def classifier_features(checkpoint: Checkpoint) -> Features:
                 checkpoint.model.eval()(part.x, part.valid.sum(1))
         finally:
             hook.remove()
-        return torch.cat(seen).double().numpy()
+        features = torch.cat(seen).double()
+        if not features.isfinite().all():
+            raise CheckpointError(
+                f"{checkpoint.path}: makes features that are not finite of some of the {len(clips)} clips; use another "
+                "checkpoint"
+            )
+        return features.numpy()
 
     return Features(f"{checkpoint.kind} {checkpoint.sha256[:12]}", of)
 

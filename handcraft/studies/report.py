@@ -179,7 +179,11 @@ def generator_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 def conditions(found: dict[str, Any]) -> str:
     """On what a study ran, in one sentence."""
     drawn = found["clips_per_class"]
-    clips = "all training clips" if drawn is None else f"{drawn} training clips a class, drawn by seed"
+    clips = (
+        "all training clips, or what the setting says"
+        if drawn is None
+        else f"{drawn} training clips a class, drawn by seed"
+    )
     with_one = set(found["against"].values()) - {""}
     if found["between"] == "arms":
         compared = "each arm with synthetic pretraining with the same setting without"

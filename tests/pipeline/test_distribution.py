@@ -9,22 +9,25 @@ import torch
 from dtaidistance import dtw_ndim
 from scipy.linalg import sqrtm
 from scipy.stats import norm
-from small_clips import small_clips
+from small_clips import small_clips, small_task
 
+from handcraft.checkpoint import load
 from handcraft.cli import main
 from handcraft.config import PreprocessConfig
 from handcraft.data.clips import load_clips
 from handcraft.data.preprocess import signature
 from handcraft.data.store import StoreWriter
 from handcraft.data.toy import make_toy
-from handcraft.errors import ConfigError, DataError
+from handcraft.engine import train
+from handcraft.errors import CheckpointError, ConfigError, DataError
 from handcraft.layouts import layout
 from handcraft.metrics import distribution, neighbours
 from handcraft.metrics import motion_histograms as motion
 from handcraft.metrics.alignment import dtw_mje
 from handcraft.metrics.distribution import MEANING, compare, median_nearest
-from handcraft.metrics.features import pose_features, pose_windows
+from handcraft.metrics.features import classifier_features, pose_features, pose_windows
 from handcraft.metrics.frechet import frechet_distance
+from handcraft.predict import classify
 from handcraft.report import distribution as distribution_table
 
 
@@ -154,6 +157,29 @@ def test_pose_features_have_as_many_columns_as_the_clips_allow():
     space = pose_features(clips)
     assert space.of(clips).shape == (len(clips), min(64, len(clips) - 1))
     assert pose_windows(clips).shape[:2] == (len(clips), 32)
+
+
+@pytest.mark.parametrize("kind", ["transformer_sl", "mamba_sl"])
+def test_features_of_a_classifier_are_what_its_head_sees(kind, tmp_path):
+    clips = small_clips()
+    checkpoint = load(train(small_task(kind, clips=clips), tmp_path / "run").best)
+    space = classifier_features(checkpoint)
+    found = space.of(clips)
+    assert found.shape == (len(clips), checkpoint.config.width)
+    assert checkpoint.sha256[:12] in space.name
+    with torch.no_grad():
+        logits = checkpoint.model.head(torch.from_numpy(found).float())
+    assert torch.allclose(logits, classify(checkpoint, clips), atol=1e-4)
+    assert len(np.unique(found, axis=0)) == len(clips)
+    compared = compare(clips, clips, classifier=checkpoint, draws=2)
+    assert compared["features"] == space.name
+    assert compared["metrics"]["frechet"]["value"] < compare(clips, clips, draws=2)["metrics"]["frechet"]["value"]
+    with pytest.raises(CheckpointError, match="preprocess"):
+        space.of(dataclasses.replace(clips, preprocess=PreprocessConfig(coordinates="xy", fill=0)))
+    with torch.no_grad():
+        next(checkpoint.model.parameters()).fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="not finite"):
+        space.of(clips)
 
 
 def test_compare_tells_real_clips_from_copies_and_noise(toy_halves):
