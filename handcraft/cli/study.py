@@ -36,12 +36,9 @@ def study(
         training_only: leave the test clips alone and test on groups held out from the training clips: to
             choose a recipe by.
     """
-    from rich.console import Console
-    from rich.markdown import Markdown
-
     from handcraft.recipe import load_recipe
     from handcraft.studies.catalogue import find_study
-    from handcraft.studies.report import markdown
+    from handcraft.studies.report import terminal
     from handcraft.studies.study import run_study
 
     found = run_study(
@@ -56,8 +53,7 @@ def study(
         only=only,
         training_only=training_only,
     )
-    Console().print(Markdown(markdown(found)))
-    print(f"report: {out / name / 'report.html'}")
+    print(f"{terminal(found)}\n\nall figures, with changes, intervals and charts: {out / name / 'report.html'}")
     return 0
 
 

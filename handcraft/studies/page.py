@@ -7,7 +7,7 @@ import jinja2
 
 from handcraft.render.page import page
 from handcraft.report.charts import Scale, nice_ticks, share_scale
-from handcraft.studies.report import FLOORS, Group, Row, conditions, generator_results, origin, results
+from handcraft.studies.report import FLOORS, Group, Row, caution, conditions, generator_results, origin, results
 
 
 def page_of(found: dict[str, Any]) -> str:
@@ -20,6 +20,7 @@ def page_of(found: dict[str, Any]) -> str:
     body = environment.get_template("study.html").render(
         question=found["question"],
         conditions=conditions(found),
+        caution=caution(found),
         accuracies=[_chart(group, share, "top-1", ("gain", "loss")) for group in accuracies],
         figures=[_chart(group, _scale(group), "", ("higher", "lower")) for group in figures],
         floors=FLOORS,

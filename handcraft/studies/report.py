@@ -1,6 +1,6 @@
 """What a study found, in rows: means and spread over the seeds, and differences paired by seed with 95 % intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -35,6 +35,8 @@ FLOORS = (
     "Test clips and training clips: the same figure of real clips in place of synthetic ones, halves of the test "
     "against each other, and all training clips, which are of other signers or sessions where the split is by these."
 )
+SHORT = ("mpjpe", "splice_jump", "frechet_judged", "kl_speed", "coverage_judged", "recognised", "nearest_train")
+"""Those that a terminal shows."""
 RESULT_HEAD = ("setting", "model", "trained on", "top-1", "change", "95 % interval", "")
 GENERATOR_HEAD = ("figure", "setting", "value", "test clips", "training clips", "change", "95 % interval", "")
 
@@ -122,13 +124,14 @@ def _compared_with(found: dict[str, Any], key: tuple, groups: dict) -> tuple | N
     return same if same in groups else (other, model, False, augmented)
 
 
-def generator_results(found: dict[str, Any]) -> list[Group]:
+def generator_results(found: dict[str, Any], names: Iterable[str] = FIGURES) -> list[Group]:
     """The generators' figures in `study.json`, each in the order of the settings; none where none were measured."""
     by_setting: dict[str, dict[int, dict]] = {name: {} for name in found["settings"]}
     for row in found["generators"]:
         by_setting[row["setting"]][row["seed"]] = row
     groups = []
-    for name, (title, meaning) in FIGURES.items():
+    for name in names:
+        title, meaning = FIGURES[name]
         values = {
             setting: {seed: row[name] for seed, row in rows.items() if row.get(name) is not None}
             for setting, rows in by_setting.items()
@@ -193,6 +196,17 @@ def conditions(found: dict[str, Any]) -> str:
     return f"{counted(found['seeds'], 'seed')}, {clips}{where}; compared seed by seed: {compared}."
 
 
+def caution(found: dict[str, Any]) -> str:
+    """What the intervals do not say, in two sentences; "" where there are none."""
+    count = sum(bool(row.ends) for group in (*results(found), *generator_results(found)) for row in group.rows)
+    if not count:
+        return ""
+    return (
+        f"Of {counted(count, 'interval')} about {count / 20:.1f} would leave zero out by chance if nothing had an "
+        "effect. All seeds share the test clips, so the intervals say nothing about other signers."
+    )
+
+
 def origin(found: dict[str, Any]) -> list[tuple[str, str]]:
     """How a study was made, as names and values: command, time, data, machine and versions, as far as it says so."""
     machine, data = found.get("machine"), found.get("data")
@@ -211,6 +225,21 @@ def origin(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def terminal(found: dict[str, Any]) -> str:
+    """What a terminal shows: accuracies, and of the generators' figures the most telling."""
+    how = "Each line: mean and deviation over the seeds, 95 % interval of the change."
+    blocks = [f"{found['question']} {conditions(found)}\n{how}"]
+    for group in (*results(found), *generator_results(found, SHORT)):
+        cells = [(row.setting, row.value, row.ends, row.says("higher", "lower")) for row in group.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        rows = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        kinds = zip(("test", "training"), group.rows[0].real_values, strict=True)
+        real = ", ".join(f"{kind} clips {value}" for kind, value in kinds if value)
+        title = ", trained on ".join(group.name) + f" ({real})" * bool(real)
+        blocks.append("\n  ".join([title, *rows]))
+    return "\n\n".join(blocks)
+
+
 def markdown(found: dict[str, Any]) -> str:
     """`report.md`."""
     lines = [f"# {found['study']}: {found['question']}", "", conditions(found), ""]
@@ -219,5 +248,7 @@ def markdown(found: dict[str, Any]) -> str:
     made = list(generator_rows(found))
     if made:
         lines += ["The generators, on the test clips:", "", *table(GENERATOR_HEAD, made), "", FLOORS, ""]
+    if caution(found):
+        lines += [caution(found), ""]
     lines += [f"- {name}: {f'`{value}`' if name == 'Command' else escape(value)}" for name, value in origin(found)]
     return "\n".join(lines) + "\n"

@@ -362,6 +362,10 @@ def test_a_recipe_is_chosen_without_the_test_clips(finished, monkeypatch):
     options = {"seeds": 2, "progress": False, "models": ("mamba",), "training_only": True, "only": ("frames",)}
     found = run_study(STUDIES["tokens"], tiny(), folder / "store", folder / "choice", **options)
     assert "groups held out from the training clips" in markdown(found)
+    assert found["command"] == (
+        f"handcraft study tokens --data {folder / 'store'} --out {folder / 'choice'} --recipe custom.yaml --seeds 2 "
+        "--models mamba --only frames --training-only"
+    )
     clips = load_clips(folder / "store", tiny().preprocess)
     test = set(clips.ids[partition(clips, seed=0).test])
     assert len(seen) == 4, "one setting, real and after pretraining, two seeds"

@@ -6,7 +6,7 @@ import pytest
 from browser import Browser
 
 from handcraft.studies.page import page_of
-from handcraft.studies.report import generator_rows, markdown, origin, result_rows
+from handcraft.studies.report import caution, generator_rows, markdown, origin, result_rows, terminal
 
 
 def rows(values, **label):
@@ -49,7 +49,10 @@ def test_the_report_compares_seed_by_seed_with_the_baseline():
         ("MPJPE in the last frame", "a", "0.200 +- 0.000", "", "", "", "", "compared with"),
         ("Fréchet distance of poses", "b", "31.0 +- 1.0", "12.5", "22.2", "", "", ""),
     ]
+    assert caution(KNOWN).startswith("Of 2 intervals about 0.1 would")
+    assert caution(KNOWN | {"rows": [], "generators": []}) == ""
     for text in (markdown(KNOWN), page_of(KNOWN)):
+        assert caution(KNOWN) in text
         for wanted in (
             "-0.040 to +0.010",
             "+0.089 to +0.118",
@@ -59,6 +62,25 @@ def test_the_report_compares_seed_by_seed_with_the_baseline():
             "5 training clips a class",
         ):
             assert wanted in text
+
+
+def test_a_terminal_shows_a_line_a_setting():
+    assert terminal(KNOWN).splitlines() == [
+        'q? 3 seeds, 5 training clips a class, drawn by seed; compared seed by seed: each setting with "a".',
+        "Each line: mean and deviation over the seeds, 95 % interval of the change.",
+        "",
+        "Mamba-SL, trained on real",
+        "  a  0.600 +- 0.100    compared with",
+        "",
+        "Mamba-SL, trained on real + synthetic pretraining",
+        "  b  0.703 +- 0.100  +0.089 to +0.118  higher",
+        "",
+        "MPJPE",
+        "  a  0.125 +- 0.000                    compared with",
+        "  b  0.110 +- 0.010  -0.040 to +0.010  within the spread",
+    ]
+    renamed = json.loads(json.dumps(KNOWN).replace('"frechet"', '"frechet_judged"'))
+    assert "Fréchet distance (test clips 12.5, training clips 22.2)" in terminal(renamed)
 
 
 def test_the_report_says_how_a_study_was_made():
