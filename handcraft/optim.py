@@ -178,7 +178,9 @@ def build_schedule(optimizer: torch.optim.Optimizer | Lookahead, config: TrainCo
     """The learning-rate schedule over `steps` steps; call its `step()` once after each optimiser step."""
     inner = optimizer.optimizer if isinstance(optimizer, Lookahead) else optimizer
     if config.schedule == "onecycle":
-        return OneCycleLR(inner, max_lr=config.lr, total_steps=steps, pct_start=config.warmup)
+        # Of a warm-up of exactly one step, torch would divide zero by zero.
+        warmup = config.warmup * (1 + 1e-9 * (config.warmup * steps == 1))
+        return OneCycleLR(inner, max_lr=config.lr, total_steps=steps, pct_start=warmup)
     if config.schedule == "constant":
         return ConstantLR(inner, factor=1.0, total_iters=0)
     raise ConfigError(f"unknown schedule {config.schedule!r}; known: onecycle, constant")

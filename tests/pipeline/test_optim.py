@@ -84,6 +84,17 @@ def test_foreach_equals_the_loop_over_parameters():
     torch.testing.assert_close(weights(ours), weights(plain))
 
 
+def test_onecycle_with_a_warmup_of_one_step():
+    network, config = model(), TrainConfig(steps=10, lr=0.02, warmup=0.1)
+    optimizer = build_optimizer(network, config)
+    schedule, rates = build_schedule(optimizer, config, 10), []
+    for step in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        advance(network, optimizer, 1, step, schedule if step < 9 else None)
+    assert rates[:2] == [pytest.approx(0.02 / 25), pytest.approx(0.02, rel=0.05)]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
 def test_onecycle_rises_for_the_warmup_and_falls_to_nothing():
     config = TrainConfig(steps=100, lr=0.02, warmup=0.3)
     network = model()
