@@ -106,6 +106,14 @@ def test_dtw_aligns_a_slower_recording():
     assert 0 < share <= 1
 
 
+def test_pck_is_the_share_of_points_nearer_than_the_threshold():
+    x = np.zeros((6, 4, 2))
+    y = x + np.array([[0.06, 0.08]] * 3 + [[0.3, 0.4]])  # three landmarks 0.1 away, one 0.5
+    assert dtw_mje(x, y) == (pytest.approx(0.2), 0.75)
+    assert dtw_mje(x, y, threshold=0.6)[1] == 1
+    assert dtw_mje(x, y, threshold=0.05)[1] == 0
+
+
 def test_dtw_leaves_out_what_is_missing():
     x = np.zeros((5, 2, 2))
     y = x + 1.0
@@ -186,6 +194,9 @@ def test_compare_tells_real_clips_from_copies_and_noise(toy_halves):
     real, others = toy_halves
     same = compare(real, others, draws=4)["metrics"]
     assert set(same) == set(MEANING)
+    for name, entry in same.items():  # real clips beside real clips are at the floor
+        near = {"value": entry["value"], "floor": entry["floor"]}
+        assert near["value"] == pytest.approx(near["floor"], rel=0.35, abs=0.02), (name, near)
     copies = compare(real, real, draws=4)["metrics"]
     assert copies["nearest_real"]["value"] < 1e-3 < copies["nearest_real"]["floor"]
     shaken = torch.randn(others.frames.shape, generator=torch.Generator().manual_seed(0))
