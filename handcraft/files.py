@@ -65,7 +65,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str, largest: int = LARGEST_JSON) -> Any:
     """Read a JSON file. `DataError` names one that is missing, damaged, no ordinary file, of more than `largest` bytes,
-    or in which an object has two values of one name or a number is NaN or infinite (neither is JSON)."""
+    or in which an object has two values of one name or a number is NaN, infinite or beyond what a float can hold."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
@@ -73,7 +73,8 @@ def read_json(path: Path | str, largest: int = LARGEST_JSON) -> Any:
         if path.stat().st_size > largest:
             raise DataError(f"{path}: has {path.stat().st_size} bytes, expected at most {largest}")
         text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
+        numbers = {"parse_float": _number, "parse_constant": _number, "parse_int": _integer}
+        return json.loads(text, object_pairs_hook=_object, **numbers)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
@@ -86,6 +87,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"two values of {twice!a:.80} in one object")
     return found
+
+
+def _integer(text: str) -> int:
+    _number(text)
+    return int(text)
 
 
 def _number(text: str) -> float:

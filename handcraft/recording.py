@@ -92,7 +92,7 @@ def of_store(store: Store, places: np.ndarray, fps: float | None = None) -> Iter
 def _own_rate(store: Store, place: int) -> float | None:
     """Frames a second of a clip of a store whose clips differ in them, as `handcraft extract` notes them."""
     rate = store.provenance_of(place).get("fps")
-    return float(rate) if isinstance(rate, int | float) and 0 < rate < float("inf") else None
+    return rate if isinstance(rate, float) and 0 < rate < float("inf") else None
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,13 @@ def test_settings_come_back_with_their_checksum_checked(tmp_path_factory, value)
         (b"", "Expecting value"),
         (b"\xff\xfe", "utf-8"),
         (b"[" * 100_000, "recursion"),
-        (b"9" * 5000, "integer string conversion"),
+        (b"9" * 5000, "9999 is no finite number"),
         (b'{"a": 1, "b": 2, "a": 3}', "two values of 'a'"),
         (b'[{"x": {"a": 1, "a": 1}}]', "two values of 'a'"),
         (b"[NaN]", "NaN is no finite number"),
         (b"-Infinity", "-Infinity is no finite number"),
         (b"[1e999]", "1e999 is no finite number"),
+        (b"[1" + 400 * b"0" + b"]", "0000 is no finite number"),
     ],
 )
 def test_what_is_no_json_is_refused(tmp_path, content, message):

@@ -247,12 +247,13 @@ def test_clips_of_a_store_are_cut_by_its_frame_rate(trained, tmp_path):
 
 def test_clips_of_several_rates_are_cut_by_their_own(trained, tmp_path):
     with StoreWriter(tmp_path / "s", layout="holistic75", stage="raw", classes=["no"]) as writer:
-        for rate in (10, 20, None):
-            writer.add(person(20), id=str(rate), label="no", provenance={"fps": rate})
-    rows = predict(trained[1], tmp_path / "s", ["10", "20"], window=1.0, step=1.0)
+        for rate in (10.0, 20.0, None, 10**400):
+            writer.add(person(20), id=str(rate)[:9], label="no", provenance={"fps": rate})
+    rows = predict(trained[1], tmp_path / "s", ["10.0", "20.0"], window=1.0, step=1.0)
     assert [len(row["windows"]) for row in rows] == [2, 1]
-    with pytest.raises(ConfigError, match="None: its frame rate is unknown"):
-        predict(trained[1], tmp_path / "s", window=1.0)
+    for id in ("None", "100000000"):
+        with pytest.raises(ConfigError, match=f"{id}: its frame rate is unknown"):
+            predict(trained[1], tmp_path / "s", [id], window=1.0)
 
 
 @pytest.mark.parametrize(
