@@ -187,7 +187,17 @@ class AdalnStack {
         }
     }
 
-    // The same from tile to tile, each tile_step further; found: for each block.
+#if defined(__AVX512F__)
+    // The same with products of bf16 numbers; pairs: dim * padded of them.
+    void forward_narrow(const T* mod, T* h, T* sums, T* found, bf16* pairs) const {
+        Tile::add_channels(h, dim, sums);
+        for (int64_t k = 0; k < blocks; ++k) {
+            Tile::forward_narrow(block(k), mod + k * Tile::modulation, mod_step, dim, h, sums, found, pairs);
+        }
+    }
+#endif
+
+    // `forward` from tile to tile, each tile_step further; found: for each block.
     void forward_keeping(const T* mod, T* h, int64_t tile_step, T* sums, T* found) const {
         Tile::add_channels(h, dim, sums);
         for (int64_t k = 0; k < blocks; ++k, h += tile_step) {

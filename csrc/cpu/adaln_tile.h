@@ -19,7 +19,7 @@
 //     dh_d += r (alpha_d v_d - mean_d(alpha v) - nhat_d mean_d(alpha v nhat))        means from Q and sum_d alpha dh
 #pragma once
 
-#include "gemm.h"
+#include "gemm_bf16.h"
 #include "vecmath.h"
 
 namespace handcraft::HANDCRAFT_ISA {
@@ -143,6 +143,29 @@ struct AdalnTile {
         }
     }
 
+    // Of one clip: G, -mu G, b and t.
+    static void fold(const BlockWeights<T>& weights, const T* mod, const T* mean, const T* deviation, T* G, T* centre,
+                     Vec<T> (&b)[vectors], Vec<T> (&t)[vectors]) {
+        for (int c = 0; c < vectors; ++c) {
+            const int64_t at = c * lanes<T>;
+            const Vec<T> gate = load<T>(mod + 2 * padded + at);
+            Vec<T> minus_mean = {}, constant = load<T>(weights.fc_bias + at);
+            b[c] = Vec<T>{};
+            for (int m = 0; m < M; ++m) {
+                const Vec<T> f = load<T>(weights.fc_turned + m * padded + at);
+                const T factor = 1 + mod[padded + m];
+                const Vec<T> g = f * gate * (deviation[m] * factor);
+                store<T>(G + m * padded + at, g);
+                minus_mean -= mean[m] * g;
+                b[c] += factor * f;
+                constant += mod[m] * f;
+            }
+            b[c] *= gate;
+            t[c] = constant * gate;
+            store<T>(centre + at, minus_mean);
+        }
+    }
+
     // to = block(from), which may be the same tile. sums: of `from` before, of `to` after. found: `statistics` numbers.
     // mod: of the first clip; the next one's is mod_step further.
     static void forward(const BlockWeights<T>& weights, const T* mod, int64_t mod_step, int64_t dim, const T* from,
@@ -152,25 +175,8 @@ struct AdalnTile {
             const int64_t first = clip * padded;
             const T *mean = found + first, *deviation = found + width + first;
             alignas(64) T G[M * padded], centre[padded];
-            Vec<T> b[vectors], t[vectors], total[vectors];
-            for (int c = 0; c < vectors; ++c) {
-                const int64_t at = c * lanes<T>;
-                const Vec<T> gate = load<T>(mod + 2 * padded + at);
-                Vec<T> minus_mean = {}, constant = load<T>(weights.fc_bias + at);
-                b[c] = total[c] = Vec<T>{};
-                for (int m = 0; m < M; ++m) {
-                    const Vec<T> f = load<T>(weights.fc_turned + m * padded + at);
-                    const T factor = 1 + mod[padded + m];
-                    const Vec<T> g = f * gate * (deviation[m] * factor);
-                    store<T>(G + m * padded + at, g);
-                    minus_mean -= mean[m] * g;
-                    b[c] += factor * f;
-                    constant += mod[m] * f;
-                }
-                b[c] *= gate;
-                t[c] = constant * gate;
-                store<T>(centre + at, minus_mean);
-            }
+            Vec<T> b[vectors], t[vectors], total[vectors] = {};
+            fold(weights, mod, mean, deviation, G, centre, b, t);
             const T *alpha = weights.norm_weight, *beta = weights.norm_bias;
             mix(from + first, width, 1, G, centre, dim, [&](int64_t d, int c, Vec<T> v) __attribute__((always_inline)) {
                 const int64_t at = d * width + first + c * lanes<T>;
@@ -181,6 +187,84 @@ struct AdalnTile {
             for (int c = 0; c < vectors; ++c) store<T>(sums + first + c * lanes<T>, total[c]);
         }
     }
+
+#if defined(__AVX512F__)
+    // `forward` in place with a product of bf16 numbers, h - mu and G rounded once; all else is in float. pairs: dim *
+    // padded bf16 numbers, which hold the h - mu of one clip.
+    __attribute__((target("avx512bf16"))) static void forward_narrow(const BlockWeights<T>& weights, const T* mod,
+                                                                     int64_t mod_step, int64_t dim, T* h, T* sums,
+                                                                     T* found, bf16* pairs) {
+        for (int clip = 0; clip < clips; ++clip, mod += mod_step) {
+            T* const own = h + clip * padded;
+            T *const mean = found + clip * padded, *const deviation = mean + width;
+            for (int c = 0; c < vectors; ++c) {
+                const Vec<T> middle = load<T>(sums + clip * padded + c * lanes<T>) / T(dim);
+                Vec<T> part[4] = {};
+                const auto centre_row = [&](int64_t d, Vec<T>& squares)
+                                            __attribute__((always_inline, target("avx512bf16"))) {
+                    const Vec<T> centred = load<T>(own + d * width + c * lanes<T>) - middle;
+                    squares += centred * centred;
+                    const __m256i narrow = __m256i(_mm512_cvtneps_pbh(centred));
+                    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + d * padded + c * lanes<T>), narrow);
+                };
+                int64_t d = 0;
+                for (; d + 4 <= dim; d += 4) {
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; ++i) centre_row(d + i, part[i]);
+                }
+                for (; d < dim; ++d) centre_row(d, part[0]);
+                store<T>(mean + c * lanes<T>, middle);
+                const Vec<T> variance = ((part[0] + part[1]) + (part[2] + part[3])) / T(dim);
+                store<T>(deviation + c * lanes<T>, T(1) / square_root<T>(variance + epsilon));
+            }
+            alignas(64) T G[M * padded], centre[padded];
+            Vec<T> b[vectors], t[vectors], total[vectors] = {};
+            fold(weights, mod, mean, deviation, G, centre, b, t);
+            make_pairs<padded>(G, padded, M, G);
+            const T *alpha = weights.norm_weight, *beta = weights.norm_bias;
+            const auto rows = [&](auto count, int64_t d) __attribute__((always_inline, target("avx512bf16"))) {
+                constexpr int R = decltype(count)::value;
+                for (int first = 0; first < vectors; first += C) {
+                    __m512 products[R][C] = {};
+#pragma GCC unroll 8
+                    for (int k = 0; k < M / 2; ++k) {
+                        __m512bh right[C];
+                        for (int c = 0; c < C; ++c) {
+                            right[c] = __m512bh(_mm512_loadu_si512(G + k * padded + (first + c) * lanes<T>));
+                        }
+#pragma GCC unroll 16
+                        for (int r = 0; r < R; ++r) {
+                            const Pair* left = reinterpret_cast<const Pair*>(pairs + (d + r) * padded);
+                            const __m512bh pair = __m512bh(_mm512_set1_epi32(int(left[k])));
+#pragma GCC unroll 2
+                            for (int c = 0; c < C; ++c) {
+                                products[r][c] = _mm512_dpbf16_ps(products[r][c], pair, right[c]);
+                            }
+                        }
+                    }
+#pragma GCC unroll 16
+                    for (int r = 0; r < R; ++r) {
+                        for (int c = 0; c < C; ++c) {
+                            T* const to = own + (d + r) * width + (first + c) * lanes<T>;
+                            const Vec<T> made = load<T>(to) + t[first + c] + beta[d + r] * b[first + c] +
+                                                alpha[d + r] * Vec<T>(products[r][c]);
+                            store<T>(to, made);
+                            total[first + c] += made;
+                        }
+                    }
+                }
+            };
+            int64_t d = 0;
+            for (; d + tile_rows <= dim; d += tile_rows) rows(Rows<tile_rows>{}, d);
+            for (; d < dim; ++d) rows(Rows<1>{}, d);
+            for (int c = 0; c < vectors; ++c) store<T>(sums + clip * padded + c * lanes<T>, total[c]);
+        }
+    }
+    template <int R>
+    struct Rows {
+        static constexpr int value = R;
+    };
+#endif
 
     // Numbers of `spare` that `backward` needs.
     static int64_t spare(int64_t dim) { return dim * padded + 2 * round_up(dim, lanes<T>) * lanes<T>; }

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "adaln_stack.h"
-#include "gemm_bf16.h"
 
 namespace handcraft::HANDCRAFT_ISA {
 
@@ -32,6 +31,7 @@ struct CmlpeForward {
     T *active, *mod, *sums, *found;
     T *left, *right;  // tiles
     T* last;          // last frame of each clip, D padded
+    T* pairs;         // what the blocks multiply in bf16
 
     CmlpeForward(const CmlpeTile<T, M>& tile, Memory<T>& memory) {
         active = memory.take(Tile::clips * tile.stack.active_step);
@@ -41,6 +41,7 @@ struct CmlpeForward {
         left = memory.take(tile.tile_size);
         right = memory.take(tile.tile_size);
         last = memory.take(Tile::clips * tile.rows);
+        pairs = memory.take(tile.narrow ? tile.rows * Tile::padded / 2 : 0);
     }
 };
 
@@ -51,7 +52,7 @@ class CmlpeTile {
     static constexpr int padded = Tile::padded, width = Tile::width, clips = Tile::clips;
     const int64_t dim, rows;    // D, and D padded
     const int64_t tile_size;    // numbers of a tile
-    const bool narrow;          // the two maps over D multiply in bf16: T is float, has_bf16_instructions()
+    const bool narrow;          // forward, maps and blocks multiply in bf16: T is float, has_bf16_instructions()
     const AdalnStack<T, M> stack;
 
     // backward: also packs what only the backward pass needs.
@@ -80,7 +81,7 @@ class CmlpeTile {
         stack.modulate(e, count, own.active, own.mod);
         transform(x, count, own.left);
         map_in(own.left, own.right);
-        stack.forward(own.mod, own.right, own.sums, own.found);
+        run_blocks(own);
         transform_back(own.right, own.left, [](int64_t, int, Vec<T> v) __attribute__((always_inline)) { return v; });
         clear(own.last, clips * rows);
         for (int64_t clip = 0; clip < count; ++clip) {
@@ -100,6 +101,19 @@ class CmlpeTile {
         alignas(64) T part[steps * lanes<T>];
         for (int c = 0; c < Tile::vectors; ++c) {
             const T* from = tile + clip * padded + c * lanes<T>;
+#if defined(__AVX512F__)
+            if constexpr (same<S, bf16>) {
+                if (narrow && dim % 2 == 0) {  // two channels are one float to be moved
+                    for (int64_t d = 0; d < dim; d += 2 * steps) {
+                        const int64_t n = dim - d < 2 * steps ? dim - d : 2 * steps;
+                        make_pairs<lanes<T>>(from + d * width, width, n, part);
+                        store_tile<float>(reinterpret_cast<float*>(y + c * lanes<T> * dim + d), dim / 2, 1, frames,
+                                          n / 2, part);
+                    }
+                    continue;
+                }
+            }
+#endif
             for (int64_t d = 0; d < dim; d += steps) {
                 const int64_t n = dim - d < steps ? dim - d : steps;
                 for (int64_t i = 0; i < n; ++i) store<T>(part + i * lanes<T>, load<T>(from + (d + i) * width));
@@ -159,13 +173,25 @@ class CmlpeTile {
     T* last_frame;        // sqrt(M) in the last frame's lane
     T *in_bias, *out_bias, *in_weight, *out_weight, *in_turned, *out_turned;
 
+    void run_blocks(const CmlpeForward<T, M>& own) const {
+#if defined(__AVX512F__)
+        if constexpr (same<T, float>) {
+            if (narrow) {
+                bf16* const pairs = reinterpret_cast<bf16*>(own.pairs);
+                return stack.forward_narrow(own.mod, own.right, own.sums, own.found, pairs);
+            }
+        }
+#endif
+        stack.forward(own.mod, own.right, own.sums, own.found);
+    }
+
     // narrow: `in` becomes pairs.
     template <typename Start>
     void map(const T* weight, T* in, T* out, Start start) const {
 #if defined(__AVX512F__)
         if constexpr (same<T, float>) {
             if (narrow) {
-                make_pairs<width>(in, dim);
+                make_pairs<width>(in, width, dim, in);
                 return map_pairs<width>(weight, in, out, rows, dim, start);
             }
         }

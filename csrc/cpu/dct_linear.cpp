@@ -4,8 +4,8 @@
 //     backward   g = C' dtokens,  dx = g W,  dW = sum over clips of g' x
 //
 // Where D < H the matrix is applied on the other side, where rows are shorter: z = C x, dx = C' (dtokens W),
-// dW = sum of dtokens' z. Sums over clips are made for fixed chunks of the batch, whose partial sums the launcher adds
-// in order, so that a result does not depend on the number of threads.
+// dW = sum of dtokens' z. Sums over clips are made for fixed chunks of the batch and added in order, so that a result does
+// not depend on the number of threads.
 #include "entry.h"
 #include "product.h"
 
@@ -13,7 +13,7 @@ namespace handcraft::HANDCRAFT_ISA {
 namespace {
 
 #define FORWARD_FIELDS(POINTER, OPTIONAL, STRIDED, SIZE, REAL)                                                      \
-    POINTER(const T, x) OPTIONAL(const Compute<T>, basis) POINTER(const Compute<T>, weight_turned)                  \
+    POINTER(const T, x) OPTIONAL(const Compute<T>, basis) POINTER(const Compute<T>, weight)                         \
     OPTIONAL(const Compute<T>, bias) OPTIONAL(const Compute<T>, cls) OPTIONAL(const Compute<T>, position)           \
     OPTIONAL(const int64_t, lengths) POINTER(T, out) SIZE(batch) SIZE(frames) SIZE(dim) SIZE(width) SIZE(cls_first)
 HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
@@ -25,7 +25,7 @@ HANDCRAFT_ARGUMENTS(Forward, FORWARD_FIELDS)
     SIZE(dim) SIZE(width) SIZE(has_cls) SIZE(cls_first) SIZE(chunk)
 HANDCRAFT_ARGUMENTS(Backward, BACKWARD_FIELDS)
 
-// Rows of scratch and of weights are padded to this many numbers on every processor: kernels/dct_linear/cpu.py.
+// Rows of scratch and of turned weights are padded to this many numbers, the widest register's.
 constexpr int64_t padding = 16;
 
 // Rows of `numbers` into rows of `row` numbers, the rest 0.
@@ -52,7 +52,7 @@ HANDCRAFT_INLINE Rows rows_of(int64_t frames, bool has_cls, bool cls_first, cons
 }
 
 template <typename S>
-void forward_clip(const Forward<S>& a, int64_t b, Compute<S>* memory) {
+void forward_clip(const Forward<S>& a, const Compute<S>* weight_turned, int64_t b, Compute<S>* memory) {
     using T = Compute<S>;
     const int64_t wide = round_up(a.width, padding), deep = round_up(a.dim, padding), H = a.width;
     const bool has_cls = a.cls != nullptr, after = a.dim >= a.width;
@@ -80,17 +80,17 @@ void forward_clip(const Forward<S>& a, int64_t b, Compute<S>* memory) {
         memory += round_up(a.frames * a.dim, padding);
     }
     if (a.basis == nullptr) {
-        product<T>(x, a.dim, 1, a.weight_turned, wide, count, a.dim, H, start, finish);
+        product<T>(x, a.dim, 1, weight_turned, wide, count, a.dim, H, start, finish);
     } else if (after) {
         T* y = memory;
-        product<T>(x, a.dim, 1, a.weight_turned, wide, a.frames, a.dim, wide, zero<T>(), into<T>(y, wide));
+        product<T>(x, a.dim, 1, weight_turned, wide, a.frames, a.dim, wide, zero<T>(), into<T>(y, wide));
         product<T>(a.basis, a.frames, 1, y, wide, a.frames, a.frames, H, start, finish);
     } else {
         T* padded = memory;
         T* z = padded + a.frames * deep;
         load_rows<T>(x, a.dim, a.frames, padded, deep);
         product<T>(a.basis, a.frames, 1, padded, deep, a.frames, a.frames, deep, zero<T>(), into<T>(z, deep));
-        product<T>(z, deep, 1, a.weight_turned, wide, a.frames, a.dim, H, start, finish);
+        product<T>(z, deep, 1, weight_turned, wide, a.frames, a.dim, H, start, finish);
     }
     if (has_cls) {
         S* row = out + rows.cls * H;
@@ -103,32 +103,68 @@ void forward_clip(const Forward<S>& a, int64_t b, Compute<S>* memory) {
 
 template <typename S>
 void forward(const Forward<S>& given) {
+    using T = Compute<S>;
+    struct Call {
+        const Forward<S>& a;
+        T* weight_turned;  // (dim, width padded)
+    } call{given, nullptr};
+    const int64_t wide = round_up(given.width, padding);
+    call.weight_turned = static_cast<T*>(workspace(size_t(given.dim * wide) * sizeof(T)));
+    turn<T>(given.weight, given.width, given.dim, call.weight_turned, wide);
     parallel_for(
         given.batch, 4,
         [](int64_t begin, int64_t end, void* context) {
-            using T = Compute<S>;
-            const Forward<S>& a = *static_cast<const Forward<S>*>(context);
+            const Call& call = *static_cast<const Call*>(context);
+            const Forward<S>& a = call.a;
             const int64_t longest = round_up(a.dim > a.width ? a.dim : a.width, padding);
             T* memory = static_cast<T*>(scratch(size_t(3 * a.frames * longest + padding) * sizeof(T)));
-            for (int64_t b = begin; b < end; ++b) forward_clip<S>(a, b, memory);
+            for (int64_t b = begin; b < end; ++b) forward_clip<S>(a, call.weight_turned, b, memory);
         },
-        const_cast<Forward<S>*>(&given));
+        &call);
 }
 
-// Partial sums of one chunk of clips. dweight (H, deep) rows of `deep` numbers; dposition (frames + has_cls, wide).
+// Sums over the clips of a chunk: dweight (H, deep), dbias and dcls (wide), dposition (rows, wide), chunks `step` apart.
 template <typename S>
-void backward_chunk(const Backward<S>& a, int64_t chunk, Compute<S>* memory) {
+struct BackwardCall {
     using T = Compute<S>;
-    const int64_t wide = round_up(a.width, padding), deep = round_up(a.dim, padding), H = a.width, F = a.frames;
+    const Backward<S>& a;
+    int64_t wide, deep, rows, chunks, step;
+    T* sums;
+
+    explicit BackwardCall(const Backward<S>& a)
+        : a(a),
+          wide(round_up(a.width, padding)),
+          deep(round_up(a.dim, padding)),
+          rows(a.frames + (a.has_cls != 0 ? 1 : 0)),
+          chunks((a.batch + a.chunk - 1) / a.chunk),
+          step(a.width * deep + (2 + rows) * wide) {
+        sums = static_cast<T*>(workspace(size_t(chunks * step) * sizeof(T)));
+    }
+
+    T* dweight(int64_t chunk) const { return sums + chunk * step; }
+    T* dbias(int64_t chunk) const { return dweight(chunk) + a.width * deep; }
+    T* dcls(int64_t chunk) const { return dbias(chunk) + wide; }
+    T* dposition(int64_t chunk) const { return dcls(chunk) + wide; }
+
+    // out (numbers) = the chunks' sums that begin at `first` in the first chunk's.
+    void add_up(const T* first, int64_t numbers, T* out) const {
+        for (int64_t i = 0; i < numbers; i += lanes<T>) {
+            Vec<T> total{};
+            for (int64_t chunk = 0; chunk < chunks; ++chunk) total += load<T>(first + chunk * step + i);
+            store_first<T>(out + i, total, int(numbers - i < lanes<T> ? numbers - i : lanes<T>));
+        }
+    }
+};
+
+template <typename S>
+void backward_chunk(const BackwardCall<S>& call, int64_t chunk, Compute<S>* memory) {
+    using T = Compute<S>;
+    const Backward<S>& a = call.a;
+    const int64_t wide = call.wide, deep = call.deep, H = a.width, F = a.frames, out_rows = call.rows;
     const bool has_cls = a.has_cls != 0, after = a.dim >= a.width;
-    const int64_t out_rows = F + (has_cls ? 1 : 0);
-    T* dweight = a.dweight + chunk * H * deep;
-    T* dbias = a.dbias + chunk * wide;
-    T* dcls = a.dcls + chunk * wide;
-    T* dposition = a.dposition + chunk * out_rows * wide;
-    for (int64_t i = 0; i < H * deep; ++i) dweight[i] = 0;
-    for (int64_t i = 0; i < wide; ++i) dbias[i] = dcls[i] = 0;
-    for (int64_t i = 0; i < out_rows * wide; ++i) dposition[i] = 0;
+    T *const dweight = call.dweight(chunk), *const dbias = call.dbias(chunk), *const dcls = call.dcls(chunk);
+    T* const dposition = call.dposition(chunk);
+    clear(dweight, call.step);
     T* tokens = memory;                  // gradients of the tokens (F, wide)
     T* mixed = tokens + F * wide;        // g (F, wide)
     T* x = mixed + F * wide;             // (F, deep)
@@ -171,9 +207,9 @@ void backward_chunk(const Backward<S>& a, int64_t chunk, Compute<S>* memory) {
             [=](int64_t r, int64_t c) { return load<T>(dweight + r * deep + c * lanes<T>); }, into<T>(dweight, deep));
         if (dx == nullptr) continue;
         if (a.basis == nullptr || after) {
-            product<T>(left, wide, 1, a.weight, deep, F, H, a.dim, zero<T>(), into_exact<S>(dx, a.dim));
+            product<T, true>(left, wide, 1, a.weight, a.dim, F, H, a.dim, zero<T>(), into_exact<S>(dx, a.dim));
         } else {
-            product<T>(tokens, wide, 1, a.weight, deep, F, H, deep, zero<T>(), into<T>(turned, deep));
+            product<T, true>(tokens, wide, 1, a.weight, a.dim, F, H, a.dim, zero<T>(), into<T>(turned, deep));
             product<T>(a.basis, 1, F, turned, deep, F, F, a.dim, zero<T>(), into_exact<S>(dx, a.dim));
         }
     }
@@ -181,16 +217,31 @@ void backward_chunk(const Backward<S>& a, int64_t chunk, Compute<S>* memory) {
 
 template <typename S>
 void backward(const Backward<S>& given) {
+    using Call = BackwardCall<S>;
+    Call call(given);
     parallel_for(
-        (given.batch + given.chunk - 1) / given.chunk, 1,
+        call.chunks, 1,
         [](int64_t begin, int64_t end, void* context) {
             using T = Compute<S>;
-            const Backward<S>& a = *static_cast<const Backward<S>*>(context);
-            const int64_t row = round_up(a.width, padding) + round_up(a.dim, padding);
-            T* memory = static_cast<T*>(scratch(size_t(2 * a.frames * row) * sizeof(T)));
-            for (int64_t chunk = begin; chunk < end; ++chunk) backward_chunk<S>(a, chunk, memory);
+            const Call& call = *static_cast<const Call*>(context);
+            T* memory = static_cast<T*>(scratch(size_t(2 * call.a.frames * (call.wide + call.deep)) * sizeof(T)));
+            for (int64_t chunk = begin; chunk < end; ++chunk) backward_chunk<S>(call, chunk, memory);
         },
-        const_cast<Backward<S>*>(&given));
+        &call);
+    parallel_for(
+        given.width, 16,
+        [](int64_t begin, int64_t end, void* context) {
+            const Call& call = *static_cast<const Call*>(context);
+            for (int64_t h = begin; h < end; ++h) {
+                call.add_up(call.dweight(0) + h * call.deep, call.a.dim, call.a.dweight + h * call.a.dim);
+            }
+        },
+        &call);
+    call.add_up(call.dbias(0), given.width, given.dbias);
+    call.add_up(call.dcls(0), given.width, given.dcls);
+    for (int64_t row = 0; row < call.rows; ++row) {
+        call.add_up(call.dposition(0) + row * call.wide, given.width, given.dposition + row * given.width);
+    }
 }
 
 constexpr Entry table[] = {

@@ -24,22 +24,24 @@ inline void pack_pairs(const float* weight, int64_t rows, int64_t padded, int64_
     }
 }
 
-// Rows 2i and 2i + 1 of `tile` (depth, width) become row i of pairs, in place; a row behind an odd depth is
-// overwritten.
+#if defined(__AVX512F__)
+
+// Rows 2i and 2i + 1 of `in` become row i of pairs in `out`, which may be the same memory. Rows are `step` numbers apart,
+// of which `width` are taken. An odd last row is paired with zeros.
 template <int width>
-void make_pairs(float* tile, int64_t depth) {
-    if (depth % 2) __builtin_memset(tile + depth * width, 0, width * sizeof(float));
+__attribute__((target("avx512bf16"))) void make_pairs(const float* in, int64_t step, int64_t depth, float* out) {
+    alignas(64) uint16_t order[32];
+    for (int i = 0; i < 32; ++i) order[i] = uint16_t(i / 2 + i % 2 * 16);
+    const __m512i interleaved = _mm512_load_si512(order);
     for (int64_t k = 0; k < depth; k += 2) {
         for (int at = 0; at < width; at += lanes<float>) {
-            const Mask<float> low = round_to_bf16(load<float>(tile + k * width + at)) >> 16;
-            const Mask<float> high = round_to_bf16(load<float>(tile + (k + 1) * width + at));
-            const Mask<float> pair = (low & 0xffff) | (high & int32_t(0xffff0000));
-            __builtin_memcpy(tile + k / 2 * width + at, &pair, sizeof(pair));
+            const __m512 low = load<float>(in + k * step + at);
+            const __m512 high = k + 1 < depth ? load<float>(in + (k + 1) * step + at) : Vec<float>{};
+            const __m512i both = __m512i(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(out + k / 2 * width + at, _mm512_permutexvar_epi16(interleaved, both));
         }
     }
 }
-
-#if defined(__AVX512F__)
 
 // As map_rows, for what pack_pairs and make_pairs have made.
 template <int width, typename Start>

@@ -49,16 +49,6 @@ struct Chunk {
         : from(p.batch * chunk / p.chunks), count(p.batch * (chunk + 1) / p.chunks - from) {}
 };
 
-// to[k * row + r] = from[r * columns + k]; rows of `to` are whole registers.
-template <typename T>
-void turn(const T* from, int64_t rows, int64_t columns, T* to, int64_t row) {
-    T* const tile = static_cast<T*>(scratch(size_t(columns * lanes<T>) * sizeof(T)));
-    for (int64_t r = 0; r < rows; r += lanes<T>) {
-        load_tile<T>(from + r * columns, columns, 1, int(smaller(lanes<T>, rows - r)), columns, tile);
-        for (int64_t k = 0; k < columns; ++k) store<T>(to + k * row + r, load<T>(tile + k * lanes<T>));
-    }
-}
-
 // Row at[b] of each sequence, one behind the other.
 template <typename T>
 void gather(const T* x, int64_t width, int64_t length, const int64_t* at, int64_t count, T* to) {

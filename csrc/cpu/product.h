@@ -2,10 +2,21 @@
 // and what becomes of it are the caller's.
 #pragma once
 
+#include "entry.h"
 #include "gemm.h"
 #include "tile.h"
 
 namespace handcraft::HANDCRAFT_ISA {
+
+// to[k * row + r] = from[r * columns + k]; rows of `to` are whole registers.
+template <typename T>
+void turn(const T* from, int64_t rows, int64_t columns, T* to, int64_t row) {
+    T* const tile = static_cast<T*>(scratch(size_t(columns * lanes<T>) * sizeof(T)));
+    for (int64_t r = 0; r < rows; r += lanes<T>) {
+        load_tile<T>(from + r * columns, columns, 1, int(rows - r < lanes<T> ? rows - r : lanes<T>), columns, tile);
+        for (int64_t k = 0; k < columns; ++k) store<T>(to + k * row + r, load<T>(tile + k * lanes<T>));
+    }
+}
 
 // multiply_add whose last register of b has `last` numbers, behind which nothing is read.
 template <typename T, int R, int C>

@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from handcraft.kernels import native
 from handcraft.kernels.dct import dct_matrix
 from handcraft.kernels.precision import compute_dtype
 
-PADDING = 16
-"""Rows of weights are padded to a multiple of this, the widest register's floats."""
 MOST_CHUNKS, SMALLEST_CHUNK = 32, 4
 """The sum over the batch is cut into so many parts, by the batch's size alone, never by the number of threads."""
 
@@ -36,7 +33,7 @@ def forward(
         x.dtype,
         x=x.contiguous(),
         basis=_basis(transform, frames, dtype),
-        weight_turned=_padded(weight.to(dtype).t()),
+        weight=_plain(weight, dtype),
         bias=_plain(bias, dtype),
         cls=_plain(cls, dtype),
         position=_plain(position, dtype),
@@ -68,19 +65,17 @@ def backward(
     width = weight.shape[0]
     dtype = compute_dtype(x)
     chunk = max(SMALLEST_CHUNK, -(-batch // MOST_CHUNKS))
-    chunks, rows = -(-batch // chunk), frames + (cls is not None)
-    deep, wide = _up(dim), _up(width)
+    rows = frames + (cls is not None)
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needed[0] else None
-    dweight = weight.new_empty(chunks, width, deep, dtype=dtype)
-    dbias, dcls = (weight.new_empty(chunks, wide, dtype=dtype) for _ in range(2))
-    dposition = weight.new_empty(chunks, rows, wide, dtype=dtype)
+    dweight, dposition = weight.new_empty(width, dim, dtype=dtype), weight.new_empty(rows, width, dtype=dtype)
+    dbias, dcls = (weight.new_empty(width, dtype=dtype) for _ in range(2))
     native.call(
         "dct_linear_backward",
         x.dtype,
         gradient=gradient.contiguous(),
         x=x.contiguous(),
         basis=_basis(transform, frames, dtype),
-        weight=_padded(weight.to(dtype)),
+        weight=_plain(weight, dtype),
         lengths=None if lengths is None else lengths.contiguous(),
         dx=dx,
         dweight=dweight,
@@ -95,22 +90,7 @@ def backward(
         cls_first=int(cls_at == "first"),
         chunk=chunk,
     )
-    return (
-        dx,
-        dweight.sum(0)[:, :dim],
-        dbias.sum(0)[:width],
-        dcls.sum(0)[:width],
-        dposition.sum(0)[:, :width],
-        None,
-    )
-
-
-def _up(size: int) -> int:
-    return -(-size // PADDING) * PADDING
-
-
-def _padded(matrix: Tensor) -> Tensor:
-    return F.pad(matrix, (0, _up(matrix.shape[1]) - matrix.shape[1])).contiguous()
+    return dx, dweight, dbias, dcls, dposition, None
 
 
 def _plain(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
