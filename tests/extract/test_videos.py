@@ -85,6 +85,14 @@ def test_every_frame_is_there(extracted):
     assert dict(zip(store.ids.tolist(), store.frames.tolist(), strict=True)) == COUNTS
     assert f"4 clips of 1 class, {sum(COUNTS.values())} frames, layout holistic553" in said
     assert "found in frames: pose 100%" in said
+    assert store.manifest.source["extraction"] == {
+        "backend": "holistic",
+        "mediapipe": "0.10.21",
+        "model_sha256": "911867dd8eef29276d3a5c560cc9a0063106c0bee902e69f20e783f7b4c8e5ca",
+        "detection": 0.5,
+        "tracking": 0.5,
+    }
+    assert store.manifest.source["versions"]["av"] == av.__version__
     for clip, id in enumerate(store.ids.tolist()):
         about = store.provenance_of(clip)
         assert (about["width"], about["height"]) == ((540, 720) if id.startswith("slp") else (1280, 720))
