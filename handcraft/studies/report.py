@@ -233,7 +233,9 @@ def terminal(found: dict[str, Any]) -> str:
         cells = [(row.setting, row.value, row.ends, row.says("higher", "lower")) for row in group.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         rows = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-        kinds = zip(("test", "training"), group.rows[0].real_values, strict=True)
+        measured = {row.real_values for row in group.rows if any(row.real_values)}
+        alike = measured.pop() if len(measured) == 1 else ("", "")  # of other clips in every setting: no one value
+        kinds = zip(("test", "training"), alike, strict=True)
         real = ", ".join(f"{kind} clips {value}" for kind, value in kinds if value)
         title = ", trained on ".join(group.name) + f" ({real})" * bool(real)
         blocks.append("\n  ".join([title, *rows]))
