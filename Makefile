@@ -62,7 +62,7 @@ extract-env: $(EXTRACT_VENV)/.installed
 $(EXTRACT_VENV)/.installed: setup.py pyproject.toml constraints/extract.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 12) else f"MediaPipe 0.10.21 needs Python 3.11 or 3.12, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(EXTRACT_VENV)
-	$(EXTRACT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/extract.txt -e '.[extract,ray]' pytest
+	$(EXTRACT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints/extract.txt -e '.[extract,pose,ray]' pytest
 	@touch $@
 
 # The real detector, on the real videos of ../shared/data/videos where they are, and on generated ones.
