@@ -7,7 +7,7 @@ from dataclasses import replace
 from handcraft.config import Recipe
 from handcraft.recipe import load_recipe
 from handcraft.studies.changes import BASE, TOGETHER, Change, all_of, of_classifiers, of_preprocessing
-from handcraft.studies.setting import Arm, Setting, Study
+from handcraft.studies.setting import Setting, Study, arms
 from handcraft.training import CLASSIFIERS
 
 _SPREAD = of_classifiers("window", mode="resample")
@@ -31,8 +31,8 @@ CHANGES: dict[str, Change] = {
 
 OURS = ("small", "strong")
 
-_REAL = tuple(Arm(model, pretrained=False, augment=True) for model in CLASSIFIERS)
-_SYNTHETIC = tuple(Arm(model, pretrained=True, augment=True) for model in CLASSIFIERS)
+_REAL = arms((False, True))
+_SYNTHETIC = arms((True, True))
 
 
 def _settings(base: Recipe) -> tuple[Setting, ...]:

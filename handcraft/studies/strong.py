@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from handcraft.config import Recipe
 from handcraft.studies.changes import BASE, TOGETHER, Change, all_of, of_classifiers, of_generators, of_preprocessing
-from handcraft.studies.setting import Arm, Setting, Study
+from handcraft.studies.setting import Setting, Study, arms
 from handcraft.training import CLASSIFIERS
 
 _PREFIX = "generators: "
@@ -48,8 +48,8 @@ OF_GENERATORS: dict[str, Change] = {
 KEPT = ("jitter", "no validation clips")
 """Of both kinds: what the recipe `strong` is made of."""
 
-_REAL = tuple(Arm(model, pretrained=False, augment=True) for model in CLASSIFIERS)
-_SYNTHETIC = tuple(Arm(model, pretrained=True, augment=True) for model in CLASSIFIERS)
+_REAL = arms((False, True))
+_SYNTHETIC = arms((True, True))
 
 
 def _settings(base: Recipe) -> tuple[Setting, ...]:
