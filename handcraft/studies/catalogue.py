@@ -5,7 +5,7 @@ from dataclasses import replace
 from handcraft.config import AugmentConfig, Recipe
 from handcraft.errors import ConfigError
 from handcraft.studies.paper import PAPER
-from handcraft.studies.setting import Arm, Setting, Study, arms
+from handcraft.studies.setting import Setting, Study, arms
 from handcraft.studies.strong import STRONG
 
 REAL, AUGMENTED, SYNTHETIC, BOTH = (False, False), (False, True), (True, False), (True, True)
@@ -193,4 +193,4 @@ def find_study(name: str) -> Study:
     return STUDIES[name]
 
 
-__all__ = ["STUDIES", "Arm", "find_study"]
+__all__ = ["STUDIES", "find_study"]
