@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from killing import Forked, wait_for
 from tiny_recipe import YAML, one_line_error, run_cli
@@ -200,7 +201,16 @@ def again(folder, recipe=None, data="store", source="source", out="out", seeds=2
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def one_thread():
+    """As many as `Forked` has: only with the same number are trainings the same bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("study")
     make_toy(folder / "store", classes=3, clips=24, signers=4, seed=0)
     make_toy(folder / "source", classes=4, clips=10, signers=2, seed=7)
